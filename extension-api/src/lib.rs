@@ -1,1 +1,3 @@
-//! x
+//! What an extension is, and the boundary between it and the host.
+
+pub mod abi;
