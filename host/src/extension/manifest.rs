@@ -1,0 +1,497 @@
+//! What an extension says about itself in `extension.toml`: its name, and what it may read, reach and use up.
+
+use std::fmt;
+
+use actix_http::Uri;
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+
+use super::error::Reason;
+use crate::config::document::{self, DocumentError};
+use crate::env::Env;
+
+/// The file's name.
+pub const FILE_NAME: &str = "extension.toml";
+
+/// A manifest above this size is a mistake.
+pub const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long a variable's name may be.
+const VARIABLE_BYTES_MAX: usize = 128;
+
+/// The manifest of an extension. Everything in it is optional; an empty file is one.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    /// What people call it; its folder's name where it is empty.
+    pub name: String,
+    /// Its version, for people.
+    pub version: String,
+    /// What it does, in a sentence.
+    pub description: String,
+    /// The file name of its library in `dist`; absent: the one that is there.
+    pub library: Option<String>,
+    /// The variables that it may read.
+    pub env: Variables,
+    /// Where it may call.
+    pub fetch: Fetch,
+    /// What its requests may take, below the host's own limits.
+    pub limits: Limits,
+    /// What it sees of a request.
+    pub request: Request,
+}
+
+/// The variables of the host's environment that an extension may read.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Variables {
+    /// Those without which it is not served.
+    pub required: Vec<String>,
+    /// Those that may be missing.
+    pub optional: Vec<String>,
+}
+
+impl Variables {
+    /// Whether the variable may be read.
+    pub fn declares(&self, name: &str) -> bool {
+        self.all().any(|declared| declared == name)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.required
+            .iter()
+            .chain(&self.optional)
+            .map(String::as_str)
+    }
+}
+
+/// Where an extension may call.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fetch {
+    /// The origins.
+    pub allow: Vec<Allow>,
+}
+
+/// An entry of `fetch.allow`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allow {
+    /// `"https://api.example.com"`.
+    Origin(Origin),
+    /// `"$NAME"`: that of the URL which a declared variable holds; nothing where it is not set.
+    Variable(String),
+    /// `"*"`: every http and https origin, those inside the host's own network included. Only for an extension whose
+    /// callers may make the host call anywhere, such as a proxy with a target of their choice.
+    Any,
+}
+
+/// What the requests of one extension may take; `None`: as the host's configuration says.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How long it may take to answer, in milliseconds; 0: for ever.
+    pub timeout_ms: Option<u64>,
+    /// The largest request body.
+    #[serde(deserialize_with = "optional_bytes")]
+    pub body_bytes_max: Option<u64>,
+    /// How many requests it may have in hand at once.
+    pub concurrency_max: Option<usize>,
+}
+
+/// What an extension sees of a request.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// Whether it sees an `Authorization` header of the scheme Basic, which is never a credential of this host.
+    pub basic_auth: bool,
+}
+
+impl Manifest {
+    /// Parses the text of an `extension.toml`.
+    ///
+    /// # Errors
+    /// Where it is no TOML, has an unknown field, or contradicts itself.
+    pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        let manifest: Manifest = document::parse(text).map_err(ManifestError::Document)?;
+        if let Some(library) = manifest.library.as_ref().filter(|name| !is_file_name(name)) {
+            return Err(ManifestError::LibraryPath(library.clone()));
+        }
+        let mut seen = Vec::new();
+        for name in manifest.env.all() {
+            if !is_variable(name) {
+                return Err(ManifestError::VariableName(name.to_owned()));
+            }
+            if seen.contains(&name) {
+                return Err(ManifestError::VariableTwice(name.to_owned()));
+            }
+            seen.push(name);
+        }
+        for entry in &manifest.fetch.allow {
+            if let Allow::Variable(name) = entry
+                && !manifest.env.declares(name)
+            {
+                return Err(ManifestError::AllowUndeclared(name.clone()));
+            }
+        }
+        if manifest.limits.concurrency_max == Some(0) {
+            return Err(ManifestError::NoConcurrency);
+        }
+        Ok(manifest)
+    }
+
+    /// Looks up every required variable. An empty one is set.
+    ///
+    /// # Errors
+    /// Names the first one that is missing.
+    pub fn check_variables(&self, env: &Env) -> Result<(), Reason> {
+        match self
+            .env
+            .required
+            .iter()
+            .find(|name| env.get(name).is_none())
+        {
+            Some(name) => Err(Reason::MissingVariable { name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Resolves where the extension may call.
+    ///
+    /// # Errors
+    /// Where a variable that names an origin is set to something else.
+    pub fn allowed_origins(&self, env: &Env) -> Result<AllowedOrigins, Reason> {
+        let mut allowed = AllowedOrigins::default();
+        for entry in &self.fetch.allow {
+            match entry {
+                Allow::Any => allowed.any = true,
+                Allow::Origin(origin) => allowed.origins.push(origin.clone()),
+                // An empty variable is as good as none: that is how .env files switch one off.
+                Allow::Variable(name) => {
+                    if let Some(url) = env.get(name).filter(|url| !url.is_empty()) {
+                        allowed.origins.push(
+                            Origin::of_url(url)
+                                .ok_or_else(|| Reason::BadOrigin { name: name.clone() })?,
+                        );
+                    }
+                }
+            }
+        }
+        Ok(allowed)
+    }
+}
+
+/// The origins that an extension may call.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AllowedOrigins {
+    any: bool,
+    origins: Vec<Origin>,
+}
+
+impl AllowedOrigins {
+    /// Whether a call to the origin is allowed.
+    pub fn allows(&self, origin: &Origin) -> bool {
+        self.any || self.origins.contains(origin)
+    }
+}
+
+/// Scheme, host and port: what a URL begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Whether the scheme is https rather than http.
+    pub https: bool,
+    /// The host, in lower case; an IPv6 address in brackets.
+    pub host: String,
+    /// The port, the scheme's own one included.
+    pub port: u16,
+}
+
+impl Origin {
+    /// The origin of an http or https URL without a user; its path and query are passed over.
+    pub fn of_url(url: &str) -> Option<Origin> {
+        Origin::of_uri(&url.trim().parse().ok()?)
+    }
+
+    /// The origin of an http or https URL without a user.
+    pub fn of_uri(uri: &Uri) -> Option<Origin> {
+        let https = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        let host = authority.host();
+        let rest = authority.as_str().strip_prefix(host)?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+            None if rest.is_empty() && https => 443,
+            None if rest.is_empty() => 80,
+            None => return None,
+        };
+        (!host.is_empty()).then(|| Origin {
+            https,
+            host: host.to_ascii_lowercase(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.https, self.port) {
+            (true, 443) => write!(f, "https://{}", self.host),
+            (true, port) => write!(f, "https://{}:{port}", self.host),
+            (false, 80) => write!(f, "http://{}", self.host),
+            (false, port) => write!(f, "http://{}:{port}", self.host),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Allow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Allow, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "*" {
+            return Ok(Allow::Any);
+        }
+        if let Some(name) = text.strip_prefix('$') {
+            return Ok(Allow::Variable(name.to_owned()));
+        }
+        let origin = Origin::of_url(&text).ok_or_else(|| {
+            de::Error::custom(format!("{text:?} is no origin, expected one like \"https://api.example.com\", \"$VARIABLE\" or \"*\""))
+        })?;
+        let path = text
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split_once(['/', '?', '#']))
+            .map(|(_, path)| path);
+        match path {
+            None | Some("") => Ok(Allow::Origin(origin)),
+            Some(_) => Err(de::Error::custom(format!(
+                "{text:?} holds more than an origin, expected \"{origin}\""
+            ))),
+        }
+    }
+}
+
+fn optional_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    crate::config::values::bytes(deserializer).map(Some)
+}
+
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
+
+fn is_variable(name: &str) -> bool {
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    first
+        && name.len() <= VARIABLE_BYTES_MAX
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// What is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestError {
+    /// It is no TOML, or has a field or value that is not understood.
+    Document(DocumentError),
+    /// `library` is not the name of a file.
+    LibraryPath(String),
+    /// A variable cannot have this name.
+    VariableName(String),
+    /// A variable is declared twice.
+    VariableTwice(String),
+    /// `fetch.allow` names a variable that is not declared.
+    AllowUndeclared(String),
+    /// `concurrency_max` is 0.
+    NoConcurrency,
+    /// It is larger than any manifest should be.
+    TooLarge,
+    /// It is not UTF-8.
+    NotText,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ManifestError::Document(error) => error.fmt(f),
+            ManifestError::LibraryPath(name) => {
+                write!(f, "library = {name:?} is not the name of a file in dist")
+            }
+            ManifestError::VariableName(name) => {
+                write!(
+                    f,
+                    "{name:?} under [env] is not the name of a variable; use letters, digits and _"
+                )
+            }
+            ManifestError::VariableTwice(name) => write!(
+                f,
+                "variable {name} is declared twice under [env]; remove one of them"
+            ),
+            ManifestError::AllowUndeclared(name) => {
+                write!(
+                    f,
+                    "\"${name}\" under [fetch] is not declared; add {name:?} to required or optional under [env]"
+                )
+            }
+            ManifestError::NoConcurrency => {
+                f.write_str("concurrency_max = 0 would refuse every request; set it to 1 or more")
+            }
+            ManifestError::TooLarge => write!(f, "larger than {FILE_BYTES_MAX} bytes"),
+            ManifestError::NotText => f.write_str("not UTF-8"),
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Manifest::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_whole_manifest_is_understood() {
+        let manifest = Manifest::parse(
+            r#"
+            name = "twilio"
+            version = "1.0.0"
+            description = "Twilio's API for signed-in users"
+            library = "libtwilio.so"
+            [env]
+            required = ["TWILIO_ACCOUNT_SID"]
+            optional = ["TWILIO_API_BASE"]
+            [fetch]
+            allow = ["https://api.twilio.com", "$TWILIO_API_BASE"]
+            [limits]
+            timeout_ms = 1000
+            body_bytes_max = "2mb"
+            concurrency_max = 7
+            [request]
+            basic_auth = true
+            "#,
+        )
+        .unwrap();
+        assert_eq!(
+            manifest.limits,
+            Limits {
+                timeout_ms: Some(1000),
+                body_bytes_max: Some(2 << 20),
+                concurrency_max: Some(7)
+            }
+        );
+        assert!(manifest.env.declares("TWILIO_API_BASE") && !manifest.env.declares("SECRET"));
+        assert_eq!(
+            manifest.fetch.allow[1],
+            Allow::Variable("TWILIO_API_BASE".into())
+        );
+        assert!(manifest.request.basic_auth);
+    }
+
+    #[test]
+    fn an_empty_manifest_is_one() {
+        assert_eq!(Manifest::parse(""), Ok(Manifest::default()));
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        for (text, part) in [
+            ("nmae = \"x\"", "did you mean \"name\"? (line 1, column 1)"),
+            (
+                "[env]\nrequierd = []",
+                "did you mean \"required\"? (line 2, column 1)",
+            ),
+            (
+                "library = \"../evil.so\"",
+                "is not the name of a file in dist",
+            ),
+            (
+                "[env]\nrequired = [\"A-B\"]",
+                "\"A-B\" under [env] is not the name of a variable",
+            ),
+            (
+                "[env]\nrequired = [\"A\"]\noptional = [\"A\"]",
+                "declared twice",
+            ),
+            (
+                "[fetch]\nallow = [\"$A\"]",
+                "add \"A\" to required or optional under [env]",
+            ),
+            ("[fetch]\nallow = [\"ftp://x\"]", "is no origin"),
+            ("[fetch]\nallow = [\"https://user:pw@x\"]", "is no origin"),
+            ("[fetch]\nallow = [\"api.twilio.com\"]", "is no origin"),
+            ("[fetch]\nallow = [\"https://x:0\"]", "is no origin"),
+            ("[fetch]\nallow = [\"https://x:99999\"]", "is no origin"),
+            (
+                "[fetch]\nallow = [\n\"https://API.twilio.com/2010\"]",
+                "expected \"https://api.twilio.com\" (line ",
+            ),
+            ("[limits]\nconcurrency_max = 0", "refuse every request"),
+            ("[limits]\nbody_bytes_max = \"1 parsec\"", "is no size"),
+        ] {
+            assert!(error(text).contains(part), "{}", error(text));
+        }
+    }
+
+    #[test]
+    fn allowed_origins_are_compared_whole() {
+        let text = "[env]\noptional = [\"BASE\"]\n[fetch]\nallow = [\"https://api.Example.com/\", \"$BASE\"]";
+        let manifest = Manifest::parse(text).unwrap();
+        let allows =
+            |allowed: &AllowedOrigins, url: &str| allowed.allows(&Origin::of_url(url).unwrap());
+        let allowed = manifest
+            .allowed_origins(&Env::from_pairs([("BASE", "http://[::1]:8080/base?x")]))
+            .unwrap();
+        assert!(allows(&allowed, "https://API.example.com:443/anything"));
+        assert!(allows(&allowed, "http://[::1]:8080"));
+        for url in [
+            "http://api.example.com",
+            "https://api.example.com:8443",
+            "https://evil.example.com",
+            "http://[::1]",
+        ] {
+            assert!(!allows(&allowed, url), "{url}");
+        }
+        assert!(!allows(
+            &manifest.allowed_origins(&Env::default()).unwrap(),
+            "http://[::1]:8080"
+        ));
+        assert!(!allows(
+            &manifest
+                .allowed_origins(&Env::from_pairs([("BASE", "")]))
+                .unwrap(),
+            "http://[::1]:8080"
+        ));
+        let wrong = manifest
+            .allowed_origins(&Env::from_pairs([("BASE", "https://user:hunter2@x/")]))
+            .unwrap_err();
+        assert!(wrong.to_string().contains("BASE") && !wrong.to_string().contains("hunter2"));
+        let any = Manifest::parse("[fetch]\nallow = [\"*\"]")
+            .unwrap()
+            .allowed_origins(&Env::default())
+            .unwrap();
+        assert!(allows(&any, "http://anything:1"));
+        let none = Manifest::default()
+            .allowed_origins(&Env::default())
+            .unwrap();
+        assert!(!allows(&none, "http://anything:1"));
+    }
+
+    #[test]
+    fn a_missing_required_variable_is_named() {
+        let manifest = Manifest::parse("[env]\nrequired = [\"A\", \"B\"]").unwrap();
+        let reason = manifest
+            .check_variables(&Env::from_pairs([("A", "")]))
+            .unwrap_err();
+        assert!(matches!(reason, Reason::MissingVariable { name } if name == "B"));
+        assert!(
+            manifest
+                .check_variables(&Env::from_pairs([("A", "1"), ("B", "2")]))
+                .is_ok()
+        );
+    }
+}
