@@ -1,0 +1,188 @@
+//! [`Op`]: one thing that takes time, from the call that starts it to the completion that ends it.
+//!
+//! The state is shared with the host, as a completion's `user`: whichever side is done last frees it. An `Op` can be used
+//! again when it has completed, so that a body costs one allocation however many chunks it has.
+#![expect(
+    unsafe_code,
+    reason = "a completion's `user` is a counted reference in disguise"
+)]
+
+use std::ffi::c_void;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::{Bytes, FetchedHandle, bytes_of, guarded, thread};
+use crate::abi::{EXT_OK, ext_callbacks, ext_completion, ext_op, ext_result, ext_status};
+
+/// How an operation ended.
+pub(crate) struct Outcome {
+    pub(crate) status: ext_status,
+    pub(crate) data: Bytes,
+    pub(crate) fetched: Option<FetchedHandle>,
+    pub(crate) message: String,
+}
+
+/// An operation: idle, under way, or completed and not yet looked at.
+pub(crate) struct Op {
+    table: &'static ext_callbacks,
+    shared: Option<Arc<Shared>>,
+    cancels: Option<ext_op>,
+}
+
+struct Shared {
+    table: &'static ext_callbacks,
+    state: Mutex<State>,
+}
+
+enum State {
+    Idle,
+    UnderWay(Option<Waker>),
+    Completed(Outcome),
+    Abandoned,
+}
+
+impl Op {
+    pub(crate) const fn new(table: &'static ext_callbacks) -> Self {
+        Self {
+            table,
+            shared: None,
+            cancels: None,
+        }
+    }
+
+    /// Whether it has been started and its outcome has not been taken.
+    pub(crate) fn is_started(&self) -> bool {
+        self.shared
+            .as_ref()
+            .is_some_and(|shared| !matches!(*shared.lock(), State::Idle))
+    }
+
+    /// Starts the operation. Anything but EXT_OK means that it was not started.
+    ///
+    /// # Safety
+    ///
+    /// `register` must hand the completion to one callback of the host, once, and return what that returned.
+    pub(super) unsafe fn start(
+        &mut self,
+        register: impl FnOnce(ext_completion) -> ext_status,
+    ) -> ext_status {
+        debug_assert!(
+            !self.is_started(),
+            "an operation is awaited before it is started again"
+        );
+        let table = self.table;
+        let shared = self.shared.get_or_insert_with(|| {
+            Arc::new(Shared {
+                table,
+                state: Mutex::new(State::Idle),
+            })
+        });
+        *shared.lock() = State::UnderWay(None);
+        let user = Arc::into_raw(Arc::clone(shared));
+        let status = register(ext_completion {
+            function: Some(completed),
+            user: user.cast_mut().cast(),
+        });
+        if status != EXT_OK {
+            *shared.lock() = State::Idle;
+            // SAFETY: made by `into_raw` above; the host does not call the completion of what it has not accepted.
+            drop(unsafe { Arc::from_raw(user) });
+        }
+        status
+    }
+
+    /// Has the operation cancelled when this is dropped before its end.
+    pub(super) fn cancels(&mut self, op: ext_op) {
+        self.cancels = Some(op);
+    }
+
+    /// Takes the outcome, or has the task woken when there is one.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let shared = self
+            .shared
+            .as_ref()
+            .expect("an operation is started before it is awaited");
+        let mut state = shared.lock();
+        match &mut *state {
+            State::UnderWay(Some(waker)) => waker.clone_from(cx.waker()),
+            State::UnderWay(waker) => *waker = Some(cx.waker().clone()),
+            State::Completed(_) => {
+                let State::Completed(outcome) = mem::replace(&mut *state, State::Idle) else {
+                    unreachable!()
+                };
+                drop(state);
+                self.cancels = None;
+                return Poll::Ready(outcome);
+            }
+            State::Idle | State::Abandoned => {
+                unreachable!("an operation is started before it is awaited")
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Op {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else {
+            return;
+        };
+        // Replaced first, dropped after: a waker or an outcome may run code that comes back here.
+        let state = mem::replace(&mut *shared.lock(), State::Abandoned);
+        if let (State::UnderWay(_), Some(op)) = (&state, self.cancels) {
+            // SAFETY: `cancel` takes every handle, also one whose time is over.
+            unsafe { (self.table.cancel)(op) }
+        }
+        drop(state);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complete(&self, outcome: Outcome) {
+        let mut state = self.lock();
+        let before = mem::replace(&mut *state, State::Abandoned);
+        let waker = match before {
+            State::UnderWay(waker) => {
+                *state = State::Completed(outcome);
+                waker
+            }
+            // Nobody waits any more: the outcome is dropped, and with it what it holds.
+            _ => None,
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+unsafe extern "C" fn completed(user: *mut c_void, result: *const ext_result) {
+    // SAFETY: `start` gave this reference away with the completion, and the host calls a completion exactly once.
+    let shared = unsafe { Arc::from_raw(user.cast_const().cast::<Shared>()) };
+    // SAFETY: the result is lent to the completion by the host.
+    let result = unsafe { &*result };
+    let outcome = Outcome {
+        status: result.status,
+        // SAFETY: the data is given to the completion; nobody else takes it.
+        data: unsafe { Bytes::from_raw(result.data) },
+        // SAFETY: so is the answer to a fetch, which is zero in every other result.
+        fetched: unsafe { FetchedHandle::from_raw(shared.table, result.fetched) },
+        // SAFETY: the message is lent until the completion returns; it is copied here.
+        message: String::from_utf8_lossy(unsafe { bytes_of(result.message) }.unwrap_or_default())
+            .into_owned(),
+    };
+    // A waker may be the author's own code; what it panics with has nowhere to go.
+    let _ = guarded(|| {
+        let woken = thread::collect_woken(|| {
+            let _ = guarded(|| shared.complete(outcome));
+        });
+        if let Some(task) = woken {
+            task.run();
+        }
+    });
+}

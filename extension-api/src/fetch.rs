@@ -1,0 +1,527 @@
+//! An outgoing call: [`Base`] and target, [`Fetch`] to prepare it, [`Fetched`] for what came back.
+
+use std::borrow::Cow;
+use std::error;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::abi::*;
+use crate::bridge::{Bytes, FetchedHandle, Host, Op, Outcome, Outgoing, Outlet};
+use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::headers::{Fields, Headers};
+use crate::response::{BodyWriter, Producer};
+
+/// A base URL that calls go to: parsed, and checked against the manifest, once. From [`Context::base`](crate::Context::base).
+#[derive(Clone)]
+pub struct Base {
+    host: &'static Host,
+    number: ext_base,
+}
+
+impl Base {
+    pub(crate) fn new(host: &'static Host, number: ext_base) -> Self {
+        Self { host, number }
+    }
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Base({})", self.number)
+    }
+}
+
+/// A call that is being prepared; [`send`](Self::send) makes it. It is never sent twice.
+#[must_use = "a call is made by `send`"]
+pub struct Fetch<'a> {
+    base: Base,
+    flags: u32,
+    request: ext_request,
+    method: Option<Cow<'a, str>>,
+    target: Cow<'a, [u8]>,
+    headers: Fields,
+    body: Payload<'a>,
+    connect_ms: u64,
+    first_byte_ms: u64,
+    total_ms: u64,
+}
+
+enum Payload<'a> {
+    Bytes(Bytes),
+    Stream(Producer<'a>),
+}
+
+impl<'a> Fetch<'a> {
+    /// A GET that ends with the request whose handler runs on this thread.
+    pub(crate) fn new(base: &Base, target: Cow<'a, str>) -> Self {
+        let target = match target {
+            Cow::Borrowed(target) => Cow::Borrowed(target.as_bytes()),
+            Cow::Owned(target) => Cow::Owned(target.into_bytes()),
+        };
+        Self {
+            base: base.clone(),
+            flags: 0,
+            request: crate::bridge::thread::request(),
+            method: None,
+            target,
+            headers: Fields::default(),
+            body: Payload::Bytes(Bytes::new()),
+            connect_ms: 0,
+            first_byte_ms: 0,
+            total_ms: 0,
+        }
+    }
+
+    pub(crate) fn forward(base: &Base, request: ext_request, url: &'a [u8]) -> Self {
+        let flags = EXT_FETCH_TAKE_HEADERS | EXT_FETCH_TAKE_BODY;
+        Self {
+            flags,
+            request,
+            target: Cow::Borrowed(url),
+            ..Self::new(base, Cow::Borrowed(""))
+        }
+    }
+
+    /// Sets the method; without it, a GET, or that of the request which is passed on.
+    pub fn method(mut self, method: impl Into<Cow<'a, str>>) -> Self {
+        self.method = Some(method.into());
+        self
+    }
+
+    /// Sets a header, in place of any others of that name.
+    pub fn header(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.headers.set(name, value.as_ref());
+        self
+    }
+
+    /// Keeps a header of the request that is passed on from going along.
+    pub fn remove_header(mut self, name: &str) -> Self {
+        self.headers.remove(name);
+        self
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.flags &= !(EXT_FETCH_TAKE_BODY | EXT_FETCH_STREAM_BODY);
+        self.body = Payload::Bytes(body.into());
+        self
+    }
+
+    /// Sets the body to JSON.
+    pub fn json(mut self, value: &(impl Serialize + ?Sized)) -> Self {
+        self.headers.set_content_type("application/json");
+        match serde_json::to_vec(value) {
+            Ok(json) => return self.body(json),
+            Err(error) => self.headers.fail(format_args!(
+                "cannot write the call's body as JSON: {error}"
+            )),
+        }
+        self
+    }
+
+    /// Sets the body to a form. What a JSON object is as a form, [`Form`] says.
+    pub fn form(mut self, form: &Form) -> Self {
+        self.headers
+            .set_content_type("application/x-www-form-urlencoded");
+        self.body(form.as_str().to_owned())
+    }
+
+    /// Has the body written bit by bit, while the upstream reads it.
+    pub fn stream_body(
+        mut self,
+        producer: impl AsyncFnOnce(BodyWriter) -> Result<()> + 'a,
+    ) -> Self {
+        self.flags = self.flags & !EXT_FETCH_TAKE_BODY | EXT_FETCH_STREAM_BODY;
+        self.body = Payload::Stream(Producer::new(producer));
+        self
+    }
+
+    /// Limits the whole call, to the end of the answer's body.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.total_ms = milliseconds(limit);
+        self
+    }
+
+    /// Limits the making of the connection.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_ms = milliseconds(limit);
+        self
+    }
+
+    /// Limits the time from the start of the call to the answer's head.
+    pub fn first_byte_timeout(mut self, limit: Duration) -> Self {
+        self.first_byte_ms = milliseconds(limit);
+        self
+    }
+
+    /// Follows redirects, up to ten, to allowed origins alone. Not for an answer that is relayed.
+    pub fn follow_redirects(mut self) -> Self {
+        self.flags |= EXT_FETCH_FOLLOW_REDIRECTS;
+        self
+    }
+
+    /// Asks for a compressed answer, and gives its body decoded. Not for an answer that is relayed.
+    pub fn decompress(mut self) -> Self {
+        self.flags |= EXT_FETCH_DECOMPRESS;
+        self
+    }
+
+    /// Makes the call; done when the answer's head is here. Dropped before, the call is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer. An answer with a status of 400 or above is an answer.
+    pub fn send(self) -> Sending<'a> {
+        Sending {
+            op: self.base.host.op(),
+            fetch: Some(self),
+            upload: None,
+            upload_error: None,
+            outcome: None,
+        }
+    }
+}
+
+impl fmt::Debug for Fetch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch")
+            .field("base", &self.base)
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The least that a limit can be: 0 stands for the host's default.
+fn milliseconds(limit: Duration) -> u64 {
+    u64::try_from(limit.as_micros().div_ceil(1000))
+        .unwrap_or(u64::MAX)
+        .max(1)
+}
+
+/// A call under way. From [`Fetch::send`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Sending<'a> {
+    fetch: Option<Fetch<'a>>,
+    op: Op,
+    upload: Option<Upload<'a>>,
+    /// Why the producer of the body gave up.
+    upload_error: Option<String>,
+    outcome: Option<Outcome>,
+}
+
+struct Upload<'a> {
+    outlet: Outlet,
+    body: Pin<Box<dyn Future<Output = Result<()>> + 'a>>,
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<Fetched, FetchError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Some(fetch) = this.fetch.take() {
+            this.upload = start(fetch, &mut this.op)?;
+        }
+        this.poll_upload(cx);
+        if this.outcome.is_none()
+            && let Poll::Ready(outcome) = this.op.poll(cx)
+        {
+            this.outcome = Some(outcome);
+        }
+        // The answer is given when the body is out, or will not be.
+        match this.outcome.take() {
+            Some(outcome) if outcome.status != EXT_OK => {
+                let message = this.upload_error.take().unwrap_or(outcome.message);
+                Poll::Ready(Err(FetchError::new(outcome.status, message)))
+            }
+            Some(outcome) if this.upload.is_none() => Poll::Ready(Fetched::new(outcome.fetched)),
+            outcome => {
+                this.outcome = outcome;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Starts the call, and the body that is streamed to it.
+fn start<'a>(fetch: Fetch<'a>, op: &mut Op) -> Result<Option<Upload<'a>>, FetchError> {
+    if let Some(fault) = fetch.headers.fault() {
+        return Err(FetchError::Invalid(fault.to_owned()));
+    }
+    let (body, producer) = match fetch.body {
+        Payload::Bytes(body) => (body, None),
+        Payload::Stream(producer) => (Bytes::new(), Some(producer)),
+    };
+    let outgoing = Outgoing {
+        base: fetch.base.number,
+        flags: fetch.flags,
+        request: fetch.request,
+        method: fetch.method.as_deref(),
+        target: &fetch.target,
+        headers: &fetch.headers,
+        body,
+        connect_ms: fetch.connect_ms,
+        first_byte_ms: fetch.first_byte_ms,
+        total_ms: fetch.total_ms,
+    };
+    let outlet = fetch
+        .base
+        .host
+        .fetch(outgoing, op)
+        .map_err(|status| FetchError::new(status, String::new()))?;
+    Ok(producer.map(|producer| Upload {
+        outlet,
+        body: producer.start(outlet),
+    }))
+}
+
+impl Sending<'_> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        let Some(Upload { outlet, body }) = &mut self.upload else {
+            return;
+        };
+        let Poll::Ready(result) = body.as_mut().poll(cx) else {
+            return;
+        };
+        outlet.end(if result.is_ok() { EXT_OK } else { EXT_FAILED });
+        self.upload_error = result.err().map(|error| error.report());
+        self.upload = None;
+    }
+}
+
+impl fmt::Debug for Sending<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sending")
+    }
+}
+
+/// The answer to a call: its head is here, its body is still to come.
+///
+/// `Response::relay` passes it on as it is. Dropped, the rest of its body is given up.
+pub struct Fetched {
+    handle: FetchedHandle,
+    status: u16,
+    body_length: Option<u64>,
+    op: Op,
+    ended: bool,
+}
+
+impl Fetched {
+    /// The most that `bytes`, `text` and `json` hold in memory: 64 MiB. What may be larger is read by `chunk`.
+    pub const BYTES_MAX: usize = 64 << 20;
+
+    fn new(handle: Option<FetchedHandle>) -> Result<Self, FetchError> {
+        let handle = handle.ok_or_else(|| FetchError::new(EXT_FAILED, String::new()))?;
+        let (status, body_length) = handle.head();
+        let op = handle.op();
+        Ok(Self {
+            handle,
+            status,
+            body_length,
+            op,
+            ended: false,
+        })
+    }
+
+    pub(crate) fn into_handle(self) -> FetchedHandle {
+        self.handle
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The length of the body, where the upstream has said it.
+    pub fn body_length(&self) -> Option<u64> {
+        self.body_length
+    }
+
+    /// The first header of that name, in any case, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.handle.header(name, 0)?).ok()
+    }
+
+    /// All headers.
+    pub fn headers(&self) -> Headers<'_> {
+        Headers::new(self.handle.headers())
+    }
+
+    /// The next chunk of the body; `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// Where the body broke off, or a limit passed.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        if self.ended {
+            return Ok(None);
+        }
+        // The operation outlives a future that is dropped meanwhile: no chunk is lost.
+        if !self.op.is_started() {
+            match self.handle.read(&mut self.op) {
+                EXT_OK => {}
+                status => return Err(FetchError::new(status, String::new())),
+            }
+        }
+        let outcome = poll_fn(|cx| self.op.poll(cx)).await;
+        self.ended = outcome.status != EXT_OK;
+        match outcome.status {
+            EXT_OK => Ok(Some(outcome.data)),
+            EXT_END => Ok(None),
+            status => Err(FetchError::new(status, outcome.message)),
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    ///
+    /// As for `chunk`; where it is over [`BYTES_MAX`](Self::BYTES_MAX).
+    pub async fn bytes(mut self) -> Result<Bytes, FetchError> {
+        let Some(first) = self.chunk().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.chunk().await? else {
+            return Ok(first);
+        };
+        let mut whole = Vec::from(first);
+        whole.extend_from_slice(&second);
+        while let Some(chunk) = self.chunk().await? {
+            if whole.len() + chunk.len() > Self::BYTES_MAX {
+                return Err(FetchError::TooLarge(format!(
+                    "over {} bytes",
+                    Self::BYTES_MAX
+                )));
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.into())
+    }
+
+    /// The whole body as text.
+    ///
+    /// # Errors
+    ///
+    /// As for `bytes`; a 502 where it is not UTF-8.
+    pub async fn text(self) -> Result<String> {
+        String::from_utf8(self.bytes().await?.into()).map_err(|error| {
+            bad_gateway("The upstream's answer could not be understood.").cause(error)
+        })
+    }
+
+    /// The whole body from JSON.
+    ///
+    /// # Errors
+    ///
+    /// As for `bytes`; a 502 where it is not such JSON.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
+        serde_json::from_slice(&self.bytes().await?).map_err(|error| {
+            bad_gateway("The upstream's answer could not be understood.").cause(error)
+        })
+    }
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer to a call, or no more of it. Each says what is known of the cause, for a log.
+///
+/// As a handler's error it becomes a 504 for a time limit, a 500 for a call that could not be made, and a 502 for the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The target is not allowed under `[fetch]` in extension.toml.
+    NotAllowed(String),
+    /// The host's name cannot be resolved.
+    Resolve(String),
+    /// No connection could be made.
+    Connect(String),
+    /// The TLS handshake failed.
+    Tls(String),
+    /// A time limit passed.
+    Timeout(String),
+    /// The connection broke off.
+    Broken(String),
+    /// The request ended, or the extension is being stopped.
+    Cancelled(String),
+    /// The call could not be made as it was asked for: a header that cannot be one, for example.
+    Invalid(String),
+    /// The answer's body is larger than what was asked for can hold.
+    TooLarge(String),
+}
+
+impl FetchError {
+    fn new(status: ext_status, message: String) -> Self {
+        match status {
+            EXT_DENIED => Self::NotAllowed(message),
+            EXT_RESOLVE => Self::Resolve(message),
+            EXT_CONNECT => Self::Connect(message),
+            EXT_TLS => Self::Tls(message),
+            EXT_TIMEOUT => Self::Timeout(message),
+            EXT_CANCELLED | EXT_GONE => Self::Cancelled(message),
+            EXT_INVALID | EXT_STAGE => Self::Invalid(message),
+            _ => Self::Broken(message),
+        }
+    }
+
+    /// What a handler answers for it: nothing of the detail, which is for the log.
+    pub(crate) fn to_answer(&self) -> Error {
+        match self {
+            Self::Timeout(_) => Error::new(
+                504,
+                "GATEWAY_TIMEOUT",
+                "The upstream did not answer in time.",
+            ),
+            Self::Resolve(_) | Self::Connect(_) | Self::Tls(_) => {
+                bad_gateway("The upstream could not be reached.")
+            }
+            Self::Broken(_) => bad_gateway("The upstream broke off its answer."),
+            Self::TooLarge(_) => bad_gateway("The upstream's answer is too large."),
+            Self::NotAllowed(_) | Self::Cancelled(_) | Self::Invalid(_) => {
+                return Error::internal(self);
+            }
+        }
+        .cause(self)
+    }
+}
+
+fn bad_gateway(message: &'static str) -> Error {
+    Error::new(502, "BAD_GATEWAY", message)
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sentence, detail) = match self {
+            Self::NotAllowed(detail) => (
+                "the target is not allowed by [fetch] in extension.toml",
+                detail,
+            ),
+            Self::Resolve(detail) => ("cannot resolve the upstream's name", detail),
+            Self::Connect(detail) => ("cannot connect to the upstream", detail),
+            Self::Tls(detail) => ("cannot agree on TLS with the upstream", detail),
+            Self::Timeout(detail) => ("the upstream did not answer in time", detail),
+            Self::Broken(detail) => ("the connection to the upstream broke off", detail),
+            Self::Cancelled(detail) => ("the call was cancelled", detail),
+            Self::Invalid(detail) => ("the call is not a valid one", detail),
+            Self::TooLarge(detail) => ("the upstream's answer is too large", detail),
+        };
+        if detail.is_empty() {
+            f.write_str(sentence)
+        } else {
+            write!(f, "{sentence}: {detail}")
+        }
+    }
+}
+
+impl error::Error for FetchError {}
