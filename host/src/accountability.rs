@@ -1,0 +1,713 @@
+//! Who asks: from the credentials of a request to [`Accountability`]. The only module that knows where identity comes from.
+//!
+//! A request is read once ([`credential`]), the token that it holds is shown to each source in turn ([`jwt`], then the
+//! static token of the administrator), and what remains of it is taken out of sight ([`redact`]) before an extension sees
+//! the request. Each answer is the one that a Directus gives, so that clients and their tools need not change.
+
+pub mod client;
+pub mod credential;
+pub mod jwt;
+pub mod redact;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use actix_http::header::{self, HeaderMap, HeaderName};
+use ring::hmac;
+
+use crate::config;
+use crate::config::values::TrustProxy;
+use client::IpText;
+use credential::{Credential, Place};
+
+/// The user that ADMIN_TOKEN stands for. Directus makes random ids (version 4), which this cannot be: it never meets a
+/// real user's, and reads the same in every log and upstream.
+pub const ADMIN_TOKEN_USER: &str = "00000000-0000-0000-0000-000000000001";
+/// The role of that user, for extensions that look for one.
+pub const ADMIN_TOKEN_ROLE: &str = "00000000-0000-0000-0000-000000000002";
+
+/// As much of a User-Agent header as is kept, as in Directus.
+const USER_AGENT_BYTES_MAX: usize = 1024;
+
+/// Who asks. Without a user: anonymous.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accountability {
+    /// The user's id.
+    pub user: Option<Arc<str>>,
+    /// The id of the user's role.
+    pub role: Option<Arc<str>>,
+    /// The role and those above it.
+    pub roles: Vec<Arc<str>>,
+    /// Whether the user may do everything.
+    pub admin: bool,
+    /// Whether the user may use Directus's app.
+    pub app: bool,
+    /// The client's address.
+    pub ip: Option<IpText>,
+    /// The client's program.
+    pub user_agent: Option<String>,
+    /// The site that made the client ask.
+    pub origin: Option<String>,
+    /// The session that the user's token belongs to.
+    pub session: Option<Arc<str>>,
+}
+
+/// Who is believed: the sources of identity, made once from the configuration.
+#[derive(Debug)]
+pub struct Authority {
+    jwt: jwt::Verifier,
+    admin: Option<AdminToken>,
+    trust_proxy: TrustProxy,
+}
+
+impl Authority {
+    /// Prepares the sources that are configured.
+    pub fn new(auth: &config::Auth) -> Authority {
+        Authority {
+            jwt: jwt::Verifier::new(auth.secret.reveal()),
+            admin: auth.admin_token.reveal().map(AdminToken::new),
+            trust_proxy: auth.trust_proxy.clone(),
+        }
+    }
+
+    /// Says who asks. `url` is the request's path and query as sent, `peer` the other end of the connection.
+    ///
+    /// # Errors
+    /// Where there is a credential and it is not good: such a request is answered with the error, on every route.
+    pub fn accountability(
+        &self,
+        headers: &HeaderMap,
+        url: &str,
+        peer: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<Accountability, AuthError> {
+        let who = match credential::presented(headers, url)? {
+            Some(credential) => self.identify(&credential, now)?,
+            None => Accountability::default(),
+        };
+        Ok(Accountability {
+            ip: peer.map(|peer| IpText::new(client::address(&self.trust_proxy, peer, headers))),
+            user_agent: text(headers, header::USER_AGENT, USER_AGENT_BYTES_MAX),
+            origin: text(headers, header::ORIGIN, usize::MAX),
+            ..who
+        })
+    }
+
+    /// Shows a token to each source until one knows it.
+    fn identify(
+        &self,
+        credential: &Credential<'_>,
+        now: SystemTime,
+    ) -> Result<Accountability, AuthError> {
+        let token = credential.token();
+        let known = match self.jwt.identify(token, now) {
+            Some(answer) => answer,
+            None => match &self.admin {
+                Some(admin) if admin.is(token) => Ok(admin.who()),
+                _ => Err(Refusal::InvalidCredentials),
+            },
+        };
+        known.map_err(|refusal| AuthError {
+            refusal,
+            clear_cookie: credential.place == Place::Cookie && refusal.is_final(),
+        })
+    }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName, bytes_max: usize) -> Option<String> {
+    let value = headers.get(name)?.as_bytes();
+    Some(String::from_utf8_lossy(&value[..value.len().min(bytes_max)]).into_owned())
+}
+
+/// The static token of an administrator, kept as a digest.
+struct AdminToken {
+    key: hmac::Key,
+    tag: hmac::Tag,
+    user: Arc<str>,
+    role: Arc<str>,
+}
+
+impl AdminToken {
+    fn new(token: &str) -> AdminToken {
+        // The key is no secret: it only makes of each token a digest of one length, which is compared in constant time.
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"extension-host admin token");
+        let tag = hmac::sign(&key, token.as_bytes());
+        AdminToken {
+            key,
+            tag,
+            user: ADMIN_TOKEN_USER.into(),
+            role: ADMIN_TOKEN_ROLE.into(),
+        }
+    }
+
+    fn is(&self, token: &[u8]) -> bool {
+        hmac::verify(&self.key, token, self.tag.as_ref()).is_ok()
+    }
+
+    fn who(&self) -> Accountability {
+        let (user, role) = (self.user.clone(), self.role.clone());
+        Accountability {
+            user: Some(user),
+            role: Some(role.clone()),
+            roles: vec![role],
+            admin: true,
+            app: true,
+            ..Accountability::default()
+        }
+    }
+}
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// A credential that is not good, as the caller is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthError {
+    /// What is wrong.
+    pub refusal: Refusal,
+    /// Whether the answer also takes the session cookie away; see [`CLEAR_SESSION_COOKIE`].
+    pub clear_cookie: bool,
+}
+
+/// The value of the `Set-Cookie` header that takes a bad session cookie away.
+pub const CLEAR_SESSION_COOKIE: &str = "directus_session_token=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; SameSite=Lax";
+
+/// What is wrong with a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody has this token.
+    InvalidCredentials,
+    /// It was good.
+    TokenExpired,
+    /// It is a JWT that was not made with our secret, or says what it must not.
+    InvalidToken,
+    /// There is one in the query and another one in the header.
+    SeveralTokens,
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub fn status(self) -> u16 {
+        match self {
+            Refusal::InvalidCredentials | Refusal::TokenExpired => 401,
+            Refusal::InvalidToken => 403,
+            Refusal::SeveralTokens => 400,
+        }
+    }
+
+    /// The code in the answer, for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Refusal::InvalidCredentials => "INVALID_CREDENTIALS",
+            Refusal::TokenExpired => "TOKEN_EXPIRED",
+            Refusal::InvalidToken => "INVALID_TOKEN",
+            Refusal::SeveralTokens => "INVALID_PAYLOAD",
+        }
+    }
+
+    /// The message in the answer.
+    pub fn message(self) -> &'static str {
+        match self {
+            Refusal::InvalidCredentials => "Invalid user credentials.",
+            Refusal::TokenExpired => "Token expired.",
+            Refusal::InvalidToken => "Invalid token.",
+            Refusal::SeveralTokens => {
+                "Invalid payload. The request uses more than one method for including an access token."
+            }
+        }
+    }
+
+    /// The body of the answer, JSON.
+    pub fn body(self) -> &'static str {
+        match self {
+            Refusal::InvalidCredentials => {
+                r#"{"errors":[{"message":"Invalid user credentials.","extensions":{"code":"INVALID_CREDENTIALS"}}]}"#
+            }
+            Refusal::TokenExpired => {
+                r#"{"errors":[{"message":"Token expired.","extensions":{"code":"TOKEN_EXPIRED"}}]}"#
+            }
+            Refusal::InvalidToken => {
+                r#"{"errors":[{"message":"Invalid token.","extensions":{"code":"INVALID_TOKEN"}}]}"#
+            }
+            Refusal::SeveralTokens => {
+                r#"{"errors":[{"message":"Invalid payload. The request uses more than one method for including an access token.","extensions":{"reason":"The request uses more than one method for including an access token","code":"INVALID_PAYLOAD"}}]}"#
+            }
+        }
+    }
+
+    /// Whether the token can never become good: an expired one still tells a browser which session to refresh.
+    fn is_final(self) -> bool {
+        matches!(self, Refusal::InvalidCredentials | Refusal::InvalidToken)
+    }
+}
+
+impl From<Refusal> for AuthError {
+    fn from(refusal: Refusal) -> AuthError {
+        AuthError {
+            refusal,
+            clear_cookie: false,
+        }
+    }
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.refusal.message())
+    }
+}
+
+impl std::error::Error for AuthError {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_http::header::HeaderValue;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+    use crate::config::values::Secret;
+
+    const SECRET: &str = "a-secret-that-both-know";
+    const ADMIN: &str = "the-admin-token";
+    const USER: &str = "9b3c3a5e-0000-4000-8000-000000000000";
+    const ROLE: &str = "1f0d9a52-0000-4000-8000-000000000000";
+    const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+    const NOW: u64 = 1_800_000_000;
+
+    fn authority() -> Authority {
+        Authority::new(&config::Auth {
+            secret: Secret::new(SECRET),
+            admin_token: Secret::new(ADMIN),
+            ..config::Auth::default()
+        })
+    }
+
+    fn sign(header: &str, payload: &str, secret: &str) -> String {
+        let signed = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(payload)
+        );
+        let tag = hmac::sign(
+            &hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            signed.as_bytes(),
+        );
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    fn claims(more: &str) -> String {
+        format!(
+            r#"{{"id":"{USER}","role":"{ROLE}","app_access":true,"admin_access":false,"iat":1799999999,"exp":1800000900,"iss":"directus"{more}}}"#
+        )
+    }
+
+    fn jwt(payload: &str) -> String {
+        sign(HS256, payload, SECRET)
+    }
+
+    fn ask_with(headers: &[(HeaderName, &str)], url: &str) -> Result<Accountability, AuthError> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.clone(), HeaderValue::from_str(value).unwrap());
+        }
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+        authority().accountability(&map, url, Some("127.0.0.1".parse().unwrap()), now)
+    }
+
+    fn ask(authorization: &str) -> Result<Accountability, AuthError> {
+        ask_with(&[(header::AUTHORIZATION, authorization)], "/twilio/x")
+    }
+
+    fn bearer(token: &str) -> Result<Accountability, AuthError> {
+        ask(&format!("Bearer {token}"))
+    }
+
+    fn query(query: &str) -> Result<Accountability, AuthError> {
+        ask_with(&[], &format!("/twilio/x?{query}"))
+    }
+
+    fn cookie(cookie: &str) -> Result<Accountability, AuthError> {
+        ask_with(&[(header::COOKIE, cookie)], "/twilio/x")
+    }
+
+    fn is_admin(who: Result<Accountability, AuthError>) -> bool {
+        who.unwrap().admin
+    }
+
+    fn is_anonymous(who: Result<Accountability, AuthError>) -> bool {
+        let nobody = Accountability {
+            ip: Some(IpText::new("127.0.0.1".parse().unwrap())),
+            ..Accountability::default()
+        };
+        who.unwrap() == nobody
+    }
+
+    fn refused(who: Result<Accountability, AuthError>) -> Refusal {
+        who.unwrap_err().refusal
+    }
+
+    #[test]
+    fn without_a_token_that_counts_the_caller_is_anonymous() {
+        assert!(is_anonymous(ask_with(&[], "/twilio/x")));
+        for authorization in [
+            "Token the-admin-token",
+            "Basic dGhlOmFkbWlu",
+            "the-admin-token",
+            "Bearer  the-admin-token",
+            "Bearer the-admin-token x",
+            "Bearer\tthe-admin-token",
+            "Bearer",
+            "",
+        ] {
+            assert!(is_anonymous(ask(authorization)), "{authorization:?}");
+        }
+        assert!(is_anonymous(query("access_token=")));
+        assert!(is_anonymous(query("access_token")));
+        assert!(is_anonymous(query("access_tokens=x&a[access_token]=x")));
+        assert!(is_anonymous(cookie(
+            "directus_session_token=; directus_refresh_token=x; other=y"
+        )));
+    }
+
+    #[test]
+    fn a_wrong_token_is_401_wherever_it_stands() {
+        assert_eq!(refused(bearer("wrong")), Refusal::InvalidCredentials);
+        assert_eq!(
+            refused(query("access_token=wrong")),
+            Refusal::InvalidCredentials
+        );
+        assert_eq!(
+            refused(cookie("directus_session_token=wrong")),
+            Refusal::InvalidCredentials
+        );
+        let answer = Refusal::InvalidCredentials;
+        assert_eq!(answer.status(), 401);
+        assert_eq!(
+            answer.body(),
+            r#"{"errors":[{"message":"Invalid user credentials.","extensions":{"code":"INVALID_CREDENTIALS"}}]}"#
+        );
+    }
+
+    #[test]
+    fn a_list_or_object_in_the_query_is_a_wrong_token() {
+        for doubled in [
+            "access_token=the-admin-token&access_token=the-admin-token",
+            "access_token=&access_token=",
+            "access_token[]=the-admin-token",
+            "access_token%5B%5D=the-admin-token",
+            "access_token[a]=the-admin-token",
+            "access_token=the-admin-token&access%5ftoken[0]=x",
+        ] {
+            assert_eq!(
+                refused(query(doubled)),
+                Refusal::InvalidCredentials,
+                "{doubled}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_jwt_of_another_issuer_is_a_wrong_token() {
+        for payload in [
+            claims("").replace("directus", "other"),
+            claims("").replace("\"directus\"", "7"),
+            "{}".into(),
+            "[]".into(),
+            "x".into(),
+        ] {
+            assert_eq!(
+                refused(bearer(&jwt(&payload))),
+                Refusal::InvalidCredentials,
+                "{payload}"
+            );
+        }
+        assert_eq!(
+            refused(bearer(&format!("{}.x", jwt(&claims(""))))),
+            Refusal::InvalidCredentials
+        );
+    }
+
+    #[test]
+    fn a_wrong_cookie_is_also_cleared() {
+        assert!(
+            cookie("directus_session_token=wrong")
+                .unwrap_err()
+                .clear_cookie
+        );
+        let forged = sign(HS256, &claims(""), "other secret");
+        assert!(
+            cookie(&format!("directus_session_token={forged}"))
+                .unwrap_err()
+                .clear_cookie
+        );
+        let expired = jwt(&claims("").replace("1800000900", "1"));
+        assert!(
+            !cookie(&format!("directus_session_token={expired}"))
+                .unwrap_err()
+                .clear_cookie
+        );
+        assert!(!bearer("wrong").unwrap_err().clear_cookie);
+    }
+
+    #[test]
+    fn an_expired_jwt_is_401_of_its_own() {
+        for expires in [
+            NOW.to_string(),
+            "1".into(),
+            "-1".into(),
+            "1799999999.5".into(),
+        ] {
+            let who = bearer(&jwt(&claims("").replace("1800000900", &expires)));
+            assert_eq!(refused(who), Refusal::TokenExpired, "{expires}");
+        }
+        assert_eq!(
+            (Refusal::TokenExpired.status(), Refusal::TokenExpired.code()),
+            (401, "TOKEN_EXPIRED")
+        );
+    }
+
+    #[test]
+    fn a_jwt_that_was_not_signed_with_the_secret_is_403() {
+        let good = jwt(&claims(""));
+        let (signed, _) = good.rsplit_once('.').unwrap();
+        let none = sign(r#"{"alg":"none"}"#, &claims(""), SECRET);
+        let (unsigned, _) = none.rsplit_once('.').unwrap();
+        for token in [
+            sign(HS256, &claims(""), "other secret"),
+            format!("{signed}."),
+            format!("{signed}.x"),
+            format!("{signed}.AAAA"),
+            none.clone(),
+            format!("{unsigned}."),
+            sign(r#"{"alg":"HS512"}"#, &claims(""), SECRET),
+            sign(r#"{"alg":"hs256"}"#, &claims(""), SECRET),
+            sign(r#"{"typ":"JWT"}"#, &claims(""), SECRET),
+            sign(r#"{"alg":"HS256","crit":["x"]}"#, &claims(""), SECRET),
+        ] {
+            assert_eq!(refused(bearer(&token)), Refusal::InvalidToken, "{token}");
+        }
+        assert_eq!(
+            (
+                Refusal::InvalidToken.status(),
+                Refusal::InvalidToken.message()
+            ),
+            (403, "Invalid token.")
+        );
+    }
+
+    #[test]
+    fn a_jwt_without_what_directus_writes_is_403() {
+        for payload in [
+            claims("").replace(r#","exp":1800000900"#, ""),
+            claims("").replace("1800000900", "\"1800000900\""),
+            claims("").replace("1800000900", "null"),
+            claims("").replace(r#""app_access":true,"#, ""),
+            claims("").replace(r#""admin_access":false,"#, ""),
+            claims("").replace(&format!(r#""role":"{ROLE}","#), ""),
+            claims("").replace(&format!("\"{ROLE}\""), "7"),
+            claims(r#","nbf":1800000001"#),
+            claims(r#","nbf":"x""#),
+        ] {
+            assert_eq!(
+                refused(bearer(&jwt(&payload))),
+                Refusal::InvalidToken,
+                "{payload}"
+            );
+        }
+        assert!(bearer(&jwt(&claims(r#","nbf":1800000000"#))).is_ok());
+    }
+
+    #[test]
+    fn without_a_secret_no_jwt_is_good() {
+        let authority = Authority::new(&config::Auth::default());
+        let mut headers = HeaderMap::new();
+        for secret in [SECRET, ""] {
+            let value =
+                HeaderValue::from_str(&format!("Bearer {}", sign(HS256, &claims(""), secret)))
+                    .unwrap();
+            headers.insert(header::AUTHORIZATION, value);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+            assert_eq!(
+                refused(authority.accountability(&headers, "/", None, now)),
+                Refusal::InvalidToken
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_in_query_and_header_is_400() {
+        for url in [
+            "/x?access_token=the-admin-token",
+            "/x?access_token[]=a",
+            "/x?access_token=a&access_token=b",
+        ] {
+            let who = ask_with(&[(header::AUTHORIZATION, "Bearer the-admin-token")], url);
+            assert_eq!(refused(who), Refusal::SeveralTokens);
+        }
+        assert!(is_admin(ask_with(
+            &[(header::AUTHORIZATION, "Bearer the-admin-token")],
+            "/x?access_token="
+        )));
+        assert!(is_admin(ask_with(
+            &[(header::AUTHORIZATION, "Basic x")],
+            "/x?access_token=the-admin-token"
+        )));
+        assert_eq!(
+            (
+                Refusal::SeveralTokens.status(),
+                Refusal::SeveralTokens.code()
+            ),
+            (400, "INVALID_PAYLOAD")
+        );
+    }
+
+    #[test]
+    fn header_and_query_win_over_the_cookie() {
+        let wrong = (header::COOKIE, "directus_session_token=wrong");
+        assert!(is_admin(ask_with(
+            &[
+                wrong.clone(),
+                (header::AUTHORIZATION, "Bearer the-admin-token")
+            ],
+            "/x"
+        )));
+        assert!(is_admin(ask_with(
+            std::slice::from_ref(&wrong),
+            "/x?access_token=the-admin-token"
+        )));
+        let right = (header::COOKIE, "directus_session_token=the-admin-token");
+        let who = ask_with(&[right, (header::AUTHORIZATION, "Bearer wrong")], "/x").unwrap_err();
+        assert_eq!(
+            (who.refusal, who.clear_cookie),
+            (Refusal::InvalidCredentials, false)
+        );
+    }
+
+    #[test]
+    fn bearer_is_read_in_any_case() {
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            assert!(is_admin(ask(&format!("{scheme} the-admin-token"))));
+        }
+    }
+
+    #[test]
+    fn cookies_and_queries_are_decoded() {
+        assert!(is_admin(query("a=1&access_token=the%2Dadmin-token")));
+        assert!(is_admin(cookie(
+            "a=1; directus_session_token=\"the%2Dadmin-token\"; directus_session_token=wrong"
+        )));
+        let lines = [
+            (header::COOKIE, "a=1"),
+            (header::COOKIE, "directus_session_token=the-admin-token"),
+        ];
+        assert!(is_admin(ask_with(&lines, "/x")));
+    }
+
+    #[test]
+    fn a_good_jwt_says_who_asks() {
+        let who = bearer(&jwt(&claims(r#","session":"s1""#))).unwrap();
+        assert_eq!(who.user.as_deref(), Some(USER));
+        assert_eq!(who.role.as_deref(), Some(ROLE));
+        assert_eq!(who.roles, [Arc::from(ROLE)]);
+        assert_eq!(who.session.as_deref(), Some("s1"));
+        assert!(who.app && !who.admin);
+        let numbers = claims("").replace(
+            r#""app_access":true,"admin_access":false"#,
+            r#""app_access":0,"admin_access":1"#,
+        );
+        let who = bearer(&jwt(&numbers)).unwrap();
+        assert!(!who.app && who.admin);
+    }
+
+    #[test]
+    fn a_user_without_role_has_none() {
+        let who = bearer(&jwt(&claims("").replace(&format!("\"{ROLE}\""), "null"))).unwrap();
+        assert_eq!(
+            (who.user.as_deref(), who.role, who.roles.len()),
+            (Some(USER), None, 0)
+        );
+    }
+
+    #[test]
+    fn a_jwt_without_id_is_anonymous() {
+        let admin = claims("").replace("\"admin_access\":false", "\"admin_access\":true");
+        assert!(is_anonymous(bearer(&jwt(
+            &admin.replace(&format!(r#""id":"{USER}","#), "")
+        ))));
+        assert!(is_anonymous(bearer(&jwt(
+            &admin.replace(&format!("\"{USER}\""), "null")
+        ))));
+        assert!(is_anonymous(bearer(&jwt(&admin.replace(USER, "")))));
+    }
+
+    #[test]
+    fn the_admin_token_is_an_administrator() {
+        let who = bearer(ADMIN).unwrap();
+        assert_eq!(who.user.as_deref(), Some(ADMIN_TOKEN_USER));
+        assert_eq!(
+            (who.role.as_deref(), who.roles.len()),
+            (Some(ADMIN_TOKEN_ROLE), 1)
+        );
+        assert!(who.admin && who.app);
+        for wrong in ["the-admin-toke", "the-admin-tokenx", "THE-ADMIN-TOKEN"] {
+            assert_eq!(refused(bearer(wrong)), Refusal::InvalidCredentials);
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_is_a_wrong_one() {
+        let long = "x".repeat(credential::TOKEN_BYTES_MAX + 1);
+        assert_eq!(refused(bearer(&long)), Refusal::InvalidCredentials);
+        assert_eq!(
+            refused(query(&format!("access_token={long}"))),
+            Refusal::InvalidCredentials
+        );
+        assert!(
+            cookie(&format!("directus_session_token={long}"))
+                .unwrap_err()
+                .clear_cookie
+        );
+        let payload = claims(&format!(r#","pad":"{long}""#));
+        assert_eq!(refused(bearer(&jwt(&payload))), Refusal::InvalidCredentials);
+    }
+
+    #[test]
+    fn where_a_request_comes_from_is_known() {
+        let lines = [
+            (header::USER_AGENT, "curl/8"),
+            (header::ORIGIN, "https://x"),
+            (header::X_FORWARDED_FOR, "1.1.1.1"),
+        ];
+        let who = ask_with(&lines, "/x").unwrap();
+        assert_eq!(who.user_agent.as_deref(), Some("curl/8"));
+        assert_eq!(who.origin.as_deref(), Some("https://x"));
+        assert_eq!(who.ip.as_deref(), Some("127.0.0.1"));
+    }
+
+    #[test]
+    fn nothing_shows_a_secret() {
+        let shown = format!("{:?}", authority());
+        assert!(!shown.contains(SECRET) && !shown.contains(ADMIN), "{shown}");
+    }
+
+    #[test]
+    fn bodies_say_what_the_parts_say() {
+        for refusal in [
+            Refusal::InvalidCredentials,
+            Refusal::TokenExpired,
+            Refusal::InvalidToken,
+            Refusal::SeveralTokens,
+        ] {
+            let body: serde_json::Value = serde_json::from_str(refusal.body()).unwrap();
+            assert_eq!(body["errors"][0]["message"], refusal.message());
+            assert_eq!(body["errors"][0]["extensions"]["code"], refusal.code());
+        }
+    }
+}

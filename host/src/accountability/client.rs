@@ -1,0 +1,172 @@
+//! Where a request comes from: the peer, or whom a trusted proxy names.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+
+use actix_http::header::{self, HeaderMap};
+
+use crate::config::values::TrustProxy;
+
+/// Follows `X-Forwarded-For` from the peer backwards, for as long as whoever wrote an entry is trusted. What is no address
+/// ends the chain: then the client is the one that passed it on.
+pub fn address(trust: &TrustProxy, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let mut address = peer;
+    if *trust == TrustProxy::Nobody {
+        return address;
+    }
+    let lines = headers.get_all(header::X_FORWARDED_FOR).rev();
+    let entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    for (hop, entry) in entries.enumerate() {
+        match parse(entry) {
+            Some(behind) if trust.trusts(address, hop) => address = behind,
+            _ => break,
+        }
+    }
+    address
+}
+
+/// An address, with or without a port.
+fn parse(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?.trim();
+    entry
+        .parse()
+        .ok()
+        .or_else(|| Some(entry.parse::<SocketAddr>().ok()?.ip()))
+}
+
+/// An address as text, without an allocation. An IPv4 address inside IPv6 reads as IPv4.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IpText {
+    bytes: [u8; IpText::BYTES_MAX],
+    length: u8,
+}
+
+impl IpText {
+    /// The longest form: `xxxx:` seven times, and `xxxx`.
+    const BYTES_MAX: usize = 39;
+
+    /// Writes the address.
+    pub fn new(address: IpAddr) -> IpText {
+        let mut text = IpText {
+            bytes: [0; IpText::BYTES_MAX],
+            length: 0,
+        };
+        // Every address fits: `every_address_fits` tries the longest.
+        let _ = write!(text, "{}", address.to_canonical());
+        text
+    }
+}
+
+impl fmt::Write for IpText {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let start = usize::from(self.length);
+        let end = start + part.len();
+        self.bytes
+            .get_mut(start..end)
+            .ok_or(fmt::Error)?
+            .copy_from_slice(part.as_bytes());
+        self.length = end as u8;
+        Ok(())
+    }
+}
+
+impl Deref for IpText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // What was written is whole strings.
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for IpText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl fmt::Display for IpText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::header::HeaderValue;
+
+    use super::*;
+
+    fn client(trust: &str, peer: &str, forwarded: &[&'static str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append(header::X_FORWARDED_FOR, HeaderValue::from_static(line));
+        }
+        IpText::new(address(
+            &TrustProxy::parse(trust).unwrap(),
+            peer.parse().unwrap(),
+            &headers,
+        ))
+        .to_string()
+    }
+
+    #[test]
+    fn a_forwarded_address_counts_only_behind_a_trusted_proxy() {
+        assert_eq!(client("false", "10.0.0.1", &["1.1.1.1"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client("192.0.2.0/24", "10.0.0.1", &["1.1.1.1"]), "10.0.0.1");
+        assert_eq!(client("true", "10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn the_rightmost_untrusted_address_is_the_client() {
+        assert_eq!(
+            client("10.0.0.0/8", "10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]),
+            "1.1.1.1"
+        );
+        assert_eq!(
+            client("10.0.0.0/8", "10.0.0.1", &["6.6.6.6, 1.1.1.1", "10.0.0.2"]),
+            "1.1.1.1"
+        );
+        assert_eq!(
+            client("10.0.0.0/8", "10.0.0.1", &["10.0.0.3, 10.0.0.2"]),
+            "10.0.0.3"
+        );
+        assert_eq!(
+            client("true", "10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]),
+            "6.6.6.6"
+        );
+        assert_eq!(client("1", "10.0.0.1", &["6.6.6.6, 1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client("2", "10.0.0.1", &["6.6.6.6, 1.1.1.1"]), "6.6.6.6");
+    }
+
+    #[test]
+    fn what_is_no_address_ends_the_chain() {
+        assert_eq!(
+            client("true", "10.0.0.1", &["1.1.1.1, unknown"]),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            client("true", "10.0.0.1", &["<script>, 1.1.1.1"]),
+            "1.1.1.1"
+        );
+        assert_eq!(client("true", "10.0.0.1", &[""]), "10.0.0.1");
+        assert_eq!(client("true", "10.0.0.1", &["1.1.1.1:4711"]), "1.1.1.1");
+        assert_eq!(
+            client("true", "10.0.0.1", &["[2001:db8::1]:4711"]),
+            "2001:db8::1"
+        );
+    }
+
+    #[test]
+    fn every_address_fits() {
+        assert_eq!(
+            &*IpText::new("::ffff:192.0.2.7".parse().unwrap()),
+            "192.0.2.7"
+        );
+        let longest = "1111:2222:3333:4444:5555:6666:7777:8888";
+        assert_eq!(&*IpText::new(longest.parse().unwrap()), longest);
+        assert_eq!(longest.len(), IpText::BYTES_MAX);
+    }
+}
