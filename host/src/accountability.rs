@@ -22,6 +22,8 @@ use crate::config::values::TrustProxy;
 use client::IpText;
 use credential::{Credential, Place};
 
+pub use redact::{redact_headers, redact_url};
+
 /// The user that ADMIN_TOKEN stands for. Directus makes random ids (version 4), which this cannot be: it never meets a
 /// real user's, and reads the same in every log and upstream.
 pub const ADMIN_TOKEN_USER: &str = "00000000-0000-0000-0000-000000000001";
@@ -57,6 +59,7 @@ pub struct Accountability {
 /// Who is believed: the sources of identity, made once from the configuration.
 #[derive(Debug)]
 pub struct Authority {
+    clock: fn() -> SystemTime,
     jwt: jwt::Verifier,
     admin: Option<AdminToken>,
     trust_proxy: TrustProxy,
@@ -65,7 +68,13 @@ pub struct Authority {
 impl Authority {
     /// Prepares the sources that are configured.
     pub fn new(auth: &config::Auth) -> Authority {
+        Authority::with_clock(auth, SystemTime::now)
+    }
+
+    /// Like [`new`](Self::new), with another idea of the time.
+    pub fn with_clock(auth: &config::Auth, clock: fn() -> SystemTime) -> Authority {
         Authority {
+            clock,
             jwt: jwt::Verifier::new(auth.secret.reveal()),
             admin: auth.admin_token.reveal().map(AdminToken::new),
             trust_proxy: auth.trust_proxy.clone(),
@@ -76,15 +85,14 @@ impl Authority {
     ///
     /// # Errors
     /// Where there is a credential and it is not good: such a request is answered with the error, on every route.
-    pub fn accountability(
+    pub fn identify(
         &self,
         headers: &HeaderMap,
         url: &str,
         peer: Option<IpAddr>,
-        now: SystemTime,
     ) -> Result<Accountability, AuthError> {
         let who = match credential::presented(headers, url)? {
-            Some(credential) => self.identify(&credential, now)?,
+            Some(credential) => self.ask_sources(&credential)?,
             None => Accountability::default(),
         };
         Ok(Accountability {
@@ -96,13 +104,9 @@ impl Authority {
     }
 
     /// Shows a token to each source until one knows it.
-    fn identify(
-        &self,
-        credential: &Credential<'_>,
-        now: SystemTime,
-    ) -> Result<Accountability, AuthError> {
+    fn ask_sources(&self, credential: &Credential<'_>) -> Result<Accountability, AuthError> {
         let token = credential.token();
-        let known = match self.jwt.identify(token, now) {
+        let known = match self.jwt.identify(token, (self.clock)()) {
             Some(answer) => answer,
             None => match &self.admin {
                 Some(admin) if admin.is(token) => Ok(admin.who()),
@@ -282,11 +286,18 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn authority() -> Authority {
-        Authority::new(&config::Auth {
-            secret: Secret::new(SECRET),
-            admin_token: Secret::new(ADMIN),
-            ..config::Auth::default()
-        })
+        Authority::with_clock(
+            &config::Auth {
+                secret: Secret::new(SECRET),
+                admin_token: Secret::new(ADMIN),
+                ..config::Auth::default()
+            },
+            now,
+        )
+    }
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
     }
 
     fn sign(header: &str, payload: &str, secret: &str) -> String {
@@ -317,8 +328,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name.clone(), HeaderValue::from_str(value).unwrap());
         }
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-        authority().accountability(&map, url, Some("127.0.0.1".parse().unwrap()), now)
+        authority().identify(&map, url, Some("127.0.0.1".parse().unwrap()))
     }
 
     fn ask(authorization: &str) -> Result<Accountability, AuthError> {
@@ -526,16 +536,15 @@ mod tests {
 
     #[test]
     fn without_a_secret_no_jwt_is_good() {
-        let authority = Authority::new(&config::Auth::default());
+        let authority = Authority::with_clock(&config::Auth::default(), now);
         let mut headers = HeaderMap::new();
         for secret in [SECRET, ""] {
             let value =
                 HeaderValue::from_str(&format!("Bearer {}", sign(HS256, &claims(""), secret)))
                     .unwrap();
             headers.insert(header::AUTHORIZATION, value);
-            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
             assert_eq!(
-                refused(authority.accountability(&headers, "/", None, now)),
+                refused(authority.identify(&headers, "/", None)),
                 Refusal::InvalidToken
             );
         }

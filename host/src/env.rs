@@ -148,7 +148,10 @@ fn read(path: &Path) -> Result<Option<String>, EnvError> {
     })
 }
 
+/// A line, from 1, and what is wrong with it.
 type Malformed = (usize, &'static str);
+/// A name and its value.
+type Assignment = (String, String);
 
 fn parse(text: &str) -> Result<HashMap<String, String>, Malformed> {
     let mut variables = HashMap::new();
@@ -165,7 +168,7 @@ fn parse(text: &str) -> Result<HashMap<String, String>, Malformed> {
 
 /// Reads one assignment, comment or empty line from the start of `text`, and says how many bytes it takes.
 /// A value in quotes may take several lines.
-fn parse_line(text: &str) -> Result<(usize, Option<(String, String)>), &'static str> {
+fn parse_line(text: &str) -> Result<(usize, Option<Assignment>), &'static str> {
     let end = text.find('\n').map_or(text.len(), |newline| newline + 1);
     let line = text[..end].trim();
     if line.is_empty() || line.starts_with('#') {

@@ -80,16 +80,10 @@ fn checked<'a>(place: Place, token: Cow<'a, [u8]>) -> Result<Option<Credential<'
 
 /// Exactly two words with one space between them, the first being "Bearer" in any case; of several headers, the first.
 fn in_header(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut words = headers
-        .get(header::AUTHORIZATION)?
-        .as_bytes()
-        .split(|byte| *byte == b' ');
-    match (words.next()?, words.next()?, words.next()) {
-        (scheme, token, None) if scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty() => {
-            Some(token)
-        }
-        _ => None,
-    }
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(b"bearer ".len())?;
+    let is_one_word = !token.is_empty() && !token.contains(&b' ');
+    (scheme.eq_ignore_ascii_case(b"bearer ") && is_one_word).then_some(token)
 }
 
 /// What the query holds under the name of a token.
@@ -164,7 +158,8 @@ pub(super) fn cookie(cookie: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Undoes percent-encoding, once; what is no encoding stays as it is. In a query, a plus is a space.
 pub(super) fn decode(text: &str, plus_is_space: bool) -> Cow<'_, [u8]> {
-    if !text.contains('%') && !(plus_is_space && text.contains('+')) {
+    let encoded = text.contains('%') || (plus_is_space && text.contains('+'));
+    if !encoded {
         return Cow::Borrowed(text.as_bytes());
     }
     let mut decoded = Vec::with_capacity(text.len());
