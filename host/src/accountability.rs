@@ -59,7 +59,6 @@ pub struct Accountability {
 /// Who is believed: the sources of identity, made once from the configuration.
 #[derive(Debug)]
 pub struct Authority {
-    clock: fn() -> SystemTime,
     jwt: jwt::Verifier,
     admin: Option<AdminToken>,
     trust_proxy: TrustProxy,
@@ -68,13 +67,7 @@ pub struct Authority {
 impl Authority {
     /// Prepares the sources that are configured.
     pub fn new(auth: &config::Auth) -> Authority {
-        Authority::with_clock(auth, SystemTime::now)
-    }
-
-    /// Like [`new`](Self::new), with another idea of the time.
-    pub fn with_clock(auth: &config::Auth, clock: fn() -> SystemTime) -> Authority {
         Authority {
-            clock,
             jwt: jwt::Verifier::new(auth.secret.reveal()),
             admin: auth.admin_token.reveal().map(AdminToken::new),
             trust_proxy: auth.trust_proxy.clone(),
@@ -85,14 +78,15 @@ impl Authority {
     ///
     /// # Errors
     /// Where there is a credential and it is not good: such a request is answered with the error, on every route.
-    pub fn identify(
+    pub fn accountability(
         &self,
         headers: &HeaderMap,
         url: &str,
         peer: Option<IpAddr>,
+        now: SystemTime,
     ) -> Result<Accountability, AuthError> {
         let who = match credential::presented(headers, url)? {
-            Some(credential) => self.ask_sources(&credential)?,
+            Some(credential) => self.ask_sources(&credential, now)?,
             None => Accountability::default(),
         };
         Ok(Accountability {
@@ -104,9 +98,13 @@ impl Authority {
     }
 
     /// Shows a token to each source until one knows it.
-    fn ask_sources(&self, credential: &Credential<'_>) -> Result<Accountability, AuthError> {
+    fn ask_sources(
+        &self,
+        credential: &Credential<'_>,
+        now: SystemTime,
+    ) -> Result<Accountability, AuthError> {
         let token = credential.token();
-        let known = match self.jwt.identify(token, (self.clock)()) {
+        let known = match self.jwt.identify(token, now) {
             Some(answer) => answer,
             None => match &self.admin {
                 Some(admin) if admin.is(token) => Ok(admin.who()),
@@ -286,14 +284,11 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn authority() -> Authority {
-        Authority::with_clock(
-            &config::Auth {
-                secret: Secret::new(SECRET),
-                admin_token: Secret::new(ADMIN),
-                ..config::Auth::default()
-            },
-            now,
-        )
+        Authority::new(&config::Auth {
+            secret: Secret::new(SECRET),
+            admin_token: Secret::new(ADMIN),
+            ..config::Auth::default()
+        })
     }
 
     fn now() -> SystemTime {
@@ -328,7 +323,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name.clone(), HeaderValue::from_str(value).unwrap());
         }
-        authority().identify(&map, url, Some("127.0.0.1".parse().unwrap()))
+        authority().accountability(&map, url, Some("127.0.0.1".parse().unwrap()), now())
     }
 
     fn ask(authorization: &str) -> Result<Accountability, AuthError> {
@@ -536,7 +531,7 @@ mod tests {
 
     #[test]
     fn without_a_secret_no_jwt_is_good() {
-        let authority = Authority::with_clock(&config::Auth::default(), now);
+        let authority = Authority::new(&config::Auth::default());
         let mut headers = HeaderMap::new();
         for secret in [SECRET, ""] {
             let value =
@@ -544,7 +539,7 @@ mod tests {
                     .unwrap();
             headers.insert(header::AUTHORIZATION, value);
             assert_eq!(
-                refused(authority.identify(&headers, "/", None)),
+                refused(authority.accountability(&headers, "/", None, now())),
                 Refusal::InvalidToken
             );
         }
