@@ -198,7 +198,7 @@ typedef struct ext_fetch {
     ext_buffer body;          /* given; ignored with EXT_FETCH_TAKE_BODY or EXT_FETCH_STREAM_BODY */
     ext_request request;      /* whose headers or body are taken over, and with whose end the call is cancelled; zero: none */
     uint64_t connect_ms;      /* limits; 0: the host's default */
-    uint64_t first_byte_ms;   /* from the start of the call to the answer's head */
+    uint64_t first_byte_ms;   /* from the start of the call to the answer's head, and then from chunk to chunk of its body */
     uint64_t total_ms;        /* to the end of the answer's body */
 } ext_fetch;
 
@@ -391,8 +391,8 @@ typedef struct ext_entry {
 #define EXT_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* In the library: EXT_EXPORT const ext_entry extension_entry_v1 = { ... };
- * The declaration gives the symbol C linkage and external linkage in C++ too. */
+/* In the library: const ext_entry extension_entry_v1 = { ... };
+ * This declaration exports it, and gives it external linkage, and C linkage, in C++ too. */
 extern EXT_EXPORT const ext_entry extension_entry_v1;
 
 #ifdef __cplusplus

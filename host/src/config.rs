@@ -8,6 +8,7 @@ pub mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fmt, fs, io};
 
 use serde::Deserialize;
@@ -161,6 +162,23 @@ impl Default for Limits {
     }
 }
 
+impl Fetch {
+    /// [`connect_timeout_ms`](Self::connect_timeout_ms), as a duration.
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    /// [`first_byte_timeout_ms`](Self::first_byte_timeout_ms), as a duration; `None` where there is no limit.
+    pub fn first_byte_timeout(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.first_byte_timeout_ms)).filter(|limit| !limit.is_zero())
+    }
+
+    /// [`total_timeout_ms`](Self::total_timeout_ms), as a duration; `None` where there is no limit.
+    pub fn total_timeout(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.total_timeout_ms)).filter(|limit| !limit.is_zero())
+    }
+}
+
 impl Default for Fetch {
     fn default() -> Fetch {
         Fetch {
@@ -305,6 +323,11 @@ impl Config {
         overwrite(&mut self.auto_reload, overrides.auto_reload);
         overwrite(&mut self.log.level, overrides.log_level);
         overwrite(&mut self.log.style, overrides.log_style);
+    }
+
+    /// How long requests in flight may take to finish when the host, or an extension, is stopped.
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_millis(self.limits.shutdown_timeout_ms)
     }
 
     /// The event-loop threads to start: as configured, or one for each core.

@@ -1,1 +1,23 @@
-//! x
+//! The host: scans a folder for compiled extensions, loads them through the C ABI of `extension-api`, and serves their routes.
+//!
+//! Start reading at `server` for its life and at `dispatch` for that of a request; ARCHITECTURE.md has the map.
+
+pub mod accountability;
+pub mod callbacks;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod env;
+pub mod extension;
+pub mod fetched;
+pub mod handle;
+pub mod list;
+pub mod log;
+pub mod operation;
+pub mod own;
+pub mod registry;
+pub mod reply;
+pub mod request;
+pub mod server;
+pub mod upstream;
+pub mod worker;

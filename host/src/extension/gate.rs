@@ -69,8 +69,16 @@ impl Entry {
 /// # Errors
 /// Says what keeps the library from being loaded, both sides of a mismatch and what to do about it.
 pub fn check(library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
+    check_copy(library, library, allow_panic_abort)
+}
+
+/// Like [`check`], of a copy; messages name the `library` that the operator knows.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_copy(copy: &Path, library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
     // Before it is opened: a named pipe would keep the host waiting.
-    let metadata = fs::metadata(library).map_err(|error| Reason::unreadable(library, error))?;
+    let metadata = fs::metadata(copy).map_err(|error| Reason::unreadable(library, error))?;
     if !metadata.is_file() {
         return Err(not_a_library(
             library,
@@ -81,7 +89,7 @@ pub fn check(library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
             },
         ));
     }
-    let file = File::open(library).map_err(|error| Reason::unreadable(library, error))?;
+    let file = File::open(copy).map_err(|error| Reason::unreadable(library, error))?;
     let data = ReadCache::new(file);
     let found = find_entry(&data, HOST).map_err(|fault| fault.about(library))?;
     let entry = decode(found, library)?;

@@ -57,7 +57,8 @@ impl Variables {
         self.all().any(|declared| declared == name)
     }
 
-    fn all(&self) -> impl Iterator<Item = &str> {
+    /// All names, in the order of the file.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
         self.required
             .iter()
             .chain(&self.optional)

@@ -1,0 +1,336 @@
+//! One request, from the connection to the extension and back. Read downwards, this file is the life of a request.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
+
+use actix_http::header::HeaderName;
+use actix_http::{Method, Request, Response};
+use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
+use smallvec::SmallVec;
+
+use crate::accountability::{Accountability, redact};
+use crate::callbacks::lend;
+use crate::config::values::Require;
+use crate::extension::Extension;
+use crate::extension::context::Closed;
+use crate::extension::routes::{Found, Mark};
+use crate::log::{self, Level};
+use crate::own;
+use crate::registry::Mount;
+use crate::reply::{self, Body, Refusal, refuse};
+use crate::request::{self, ClientSide, Opening, RequestId, Url, below_mount, content_length};
+use crate::worker::Worker;
+
+/// Serves one request.
+pub fn serve(worker: &Rc<Worker>, request: Request) -> Answer {
+    let id = worker.requests.next_id();
+    let access = Access::begin(worker, &request);
+    let state = handle(worker, request, id).unwrap_or_else(|response| State::Ready(Some(response)));
+    Answer { state, id, access }
+}
+
+/// Finds out who asks for what, and has it handled; the error is the answer where it comes to nothing.
+fn handle(
+    worker: &Rc<Worker>,
+    mut request: Request,
+    id: RequestId,
+) -> Result<State, Response<Body>> {
+    let target = below_mount(request.uri(), 0);
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let who = worker.host.authority.accountability(
+        &request.head().headers,
+        target,
+        peer,
+        SystemTime::now(),
+    );
+    let who = who.map_err(|error| reply::unauthorized(&error))?;
+    if let Some(response) = own::serve(&worker.host, request.method(), path_of(target), &who) {
+        return Ok(State::Ready(Some(response)));
+    }
+    let (mount_id, url) = below(target);
+    let registry = worker.host.registry.load();
+    let Some(mount) = registry.find(mount_id) else {
+        return Err(not_found(target));
+    };
+    if !is_let_in(&mount.require, &who) {
+        return Err(refuse(&Refusal::Forbidden));
+    }
+    let route =
+        find_route(mount, request.method(), url.text(&request)).map_err(|allow| match allow {
+            Some(allow) if *request.method() == Method::OPTIONS => own::options(&allow),
+            Some(allow) => refuse(&Refusal::MethodNotAllowed { allow }),
+            None => not_found(target),
+        })?;
+    let extension = &mount.extension;
+    if content_length(&request.head().headers)
+        .is_some_and(|length| length > extension.body_bytes_max)
+    {
+        return Err(refuse(&Refusal::ContentTooLarge));
+    }
+    let flight = match extension.context.enter(extension.concurrency_max) {
+        Ok(flight) => flight,
+        Err(Closed::Full) => return Err(refuse(&Refusal::Busy)),
+        // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
+        Err(Closed::Retired) => {
+            drop(registry);
+            return handle(worker, request, id);
+        }
+    };
+    redact::redact_headers(request.headers_mut(), extension.context.basic_auth);
+    let client = request::open(
+        worker,
+        Opening {
+            request,
+            id,
+            flight,
+            url,
+            params: route.params,
+            accountability: who,
+            timeout: extension.timeout,
+            body_bytes_max: extension.body_bytes_max,
+        },
+    );
+    Ok(call(worker, client, extension, route.mark, route.flags))
+}
+
+/// Calls the extension. An answer that it gives inside the call needs nothing else.
+fn call(
+    worker: &Rc<Worker>,
+    client: ClientSide,
+    extension: &Arc<Extension>,
+    mark: Mark,
+    flags: u32,
+) -> State {
+    if flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
+        actix_rt::spawn(call_with_body(
+            worker.clone(),
+            client.handle(),
+            extension.clone(),
+            mark,
+            flags,
+        ));
+    } else {
+        let entered = worker.enter(&extension.context);
+        extension.handle(mark, client.handle());
+        drop(entered);
+    }
+    match client.take() {
+        Ok(response) => State::Ready(Some(response)),
+        Err(client) => {
+            request::await_answer(worker, client.handle(), extension.timeout);
+            State::Waiting(Some(client))
+        }
+    }
+}
+
+/// Calls the extension when the whole body is there, on a thread that may block where the route says so.
+async fn call_with_body(
+    worker: Rc<Worker>,
+    request: request::Handle,
+    extension: Arc<Extension>,
+    mark: Mark,
+    flags: u32,
+) {
+    match request.collect_body().await {
+        Ok(()) if flags & EXT_ROUTE_BLOCKING != 0 => {
+            // An error says that the host is stopping; the client's side then ends by itself.
+            let _ = actix_rt::task::spawn_blocking(move || extension.handle(mark, request)).await;
+        }
+        Ok(()) => {
+            let entered = worker.enter(&extension.context);
+            extension.handle(mark, request);
+            drop(entered);
+        }
+        // The client has left, or gets the host's answer to a body like that.
+        Err(status) => {
+            let refusal = if status == EXT_TOO_LARGE {
+                Refusal::ContentTooLarge
+            } else {
+                Refusal::BadBody
+            };
+            request.overrule(&refusal);
+            request.finish(&worker);
+        }
+    }
+}
+
+/// Path and query below the mount: "/twilio/2010/A.json?P=2" is for "twilio" and "/2010/A.json?P=2".
+///
+/// Without credentials, so that they cannot be passed on by accident. `/twilio` and `/twilio?x` get the slash that they lack.
+fn below(target: &str) -> (&str, Url) {
+    let rest = target.strip_prefix('/').unwrap_or_default();
+    let mount_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let mount_len = (mount_end + 1).min(target.len());
+    let mut whole = redact::redact_url(target);
+    if !whole[mount_len..].starts_with('/') {
+        whole.to_mut().insert(mount_len, '/');
+    }
+    let whole = match whole {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(whole) => Some(whole),
+    };
+    (&rest[..mount_end], Url { whole, mount_len })
+}
+
+/// Which of an endpoint's routes serves a request.
+struct Matched {
+    mark: Mark,
+    flags: u32,
+    /// Values point into the url, names into the route.
+    params: SmallVec<[ext_field; 4]>,
+}
+
+/// The error is the `Allow` of a path that other methods are served on, or nothing.
+fn find_route(mount: &Mount, method: &Method, url: &str) -> Result<Matched, Option<String>> {
+    match mount.endpoint().routes.find(method, path_of(url)) {
+        Found::Route(route, params) => {
+            let field = |(name, (_, value)): (&String, (&str, &str))| ext_field {
+                name: lend::text(name),
+                value: lend::text(value),
+            };
+            let mut params: SmallVec<[ext_field; 4]> =
+                route.params.iter().zip(params.iter()).map(field).collect();
+            // The rest below a "*" may be empty, of which the router knows nothing.
+            if params.len() < route.params.len() {
+                params.push(ext_field {
+                    name: lend::text("*"),
+                    value: lend::text(""),
+                });
+            }
+            Ok(Matched {
+                mark: route.mark,
+                flags: route.flags,
+                params,
+            })
+        }
+        Found::OtherMethods(methods) => Err(Some(
+            methods
+                .iter()
+                .map(|method| method.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        )),
+        Found::Nothing => Err(None),
+    }
+}
+
+/// Whether the operator lets this caller use the extension, whatever its code does.
+fn is_let_in(require: &Require, who: &Accountability) -> bool {
+    match require {
+        Require::Nothing => true,
+        Require::User => who.user.is_some(),
+        Require::Admin => who.admin,
+        Require::Roles(roles) => {
+            who.admin
+                || who
+                    .roles
+                    .iter()
+                    .any(|role| roles.iter().any(|named| **named == **role))
+        }
+    }
+}
+
+fn path_of(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
+}
+
+fn not_found(target: &str) -> Response<Body> {
+    refuse(&Refusal::NotFound {
+        path: path_of(target).to_owned(),
+    })
+}
+
+/// The answer to a request, as a future of the connection's task.
+pub struct Answer {
+    state: State,
+    id: RequestId,
+    access: Option<Access>,
+}
+
+enum State {
+    /// The answer is there.
+    Ready(Option<Response<Body>>),
+    /// An extension is at work. Dropped, the client has left.
+    Waiting(Option<ClientSide>),
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, actix_web::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let taken = match &mut this.state {
+            State::Ready(response) => response.take(),
+            State::Waiting(client) => match client.take().map(ClientSide::take) {
+                Some(Ok(response)) => Some(response),
+                Some(Err(waiting)) => {
+                    waiting.wait(cx);
+                    *client = Some(waiting);
+                    None
+                }
+                None => None,
+            },
+        };
+        let Some(mut response) = taken else {
+            return Poll::Pending;
+        };
+        response
+            .headers_mut()
+            .insert(REQUEST_ID, this.id.header_value());
+        if let Some(access) = &this.access {
+            access.log(&response, this.id);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the access log says of a request: one line when the answer is decided.
+struct Access {
+    began: Instant,
+    method: Method,
+    /// Without its query, which may hold what is nobody's business.
+    path: String,
+    peer: Option<SocketAddr>,
+}
+
+impl Access {
+    /// `None` where no line would be written.
+    fn begin(worker: &Worker, request: &Request) -> Option<Self> {
+        if !worker.host.config.log.access || !log::enabled(Level::Info) {
+            return None;
+        }
+        let path = request.uri().path().to_owned();
+        Some(Self {
+            began: Instant::now(),
+            method: request.method().clone(),
+            path,
+            peer: request.peer_addr(),
+        })
+    }
+
+    fn log(&self, response: &Response<Body>, id: RequestId) {
+        let took_ms = self.began.elapsed().as_micros() as f64 / 1_000.0;
+        let peer = self
+            .peer
+            .map(|peer| peer.ip().to_string())
+            .unwrap_or_default();
+        let status = response.status().as_u16();
+        let fields: [log::Field<'_>; 6] = [
+            ("method", &self.method),
+            ("path", &self.path),
+            ("status", &status),
+            ("ms", &took_ms),
+            ("ip", &peer),
+            ("request", &id),
+        ];
+        log::event(Level::Info, "answered", &fields);
+    }
+}

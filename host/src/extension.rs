@@ -1,0 +1,15 @@
+//! An extension: discovered in its folder, loaded from its library, and ready to be mounted. One loaded build of it is a
+//! *generation*.
+
+pub mod context;
+pub mod discovery;
+pub mod error;
+pub mod gate;
+pub mod instance;
+pub mod library;
+pub mod manifest;
+pub mod routes;
+
+pub use self::context::{Context, Flight};
+pub use self::error::{LoadError, Reason};
+pub use self::instance::Extension;

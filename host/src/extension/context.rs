@@ -1,0 +1,354 @@
+//! What the host knows of an extension while it runs: what `ext_context` points at.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use actix_http::Method;
+use extension_api::abi::*;
+
+use super::error::Reason;
+use super::manifest::{AllowedOrigins, Manifest};
+use super::routes::{self, Mark, Route};
+use crate::env::Env;
+use crate::log::{self, Level};
+use crate::operation;
+use crate::server::Host;
+use crate::upstream::Base;
+use crate::worker::Remote;
+
+/// How many bases an extension may make: they are kept until it is destroyed.
+const BASES_MAX: usize = 1_000;
+
+/// An extension as its callbacks see it.
+pub struct Context {
+    /// The folder's name: whom log lines are about.
+    pub name: Arc<str>,
+    /// A number that no other loaded build of an extension has.
+    pub number: u64,
+    /// Whether an `Authorization` of scheme Basic is visible to it.
+    pub basic_auth: bool,
+    /// The declared variables; `None`: not set.
+    variables: HashMap<String, Option<String>>,
+    allowed: AllowedOrigins,
+    bases: RwLock<Vec<Arc<Base>>>,
+    /// What `create` has declared so far; `None` when it has returned.
+    declared: Mutex<Option<Declared>>,
+    /// Operations that belong to no request.
+    operations: Mutex<Vec<operation::Handle>>,
+    host: Arc<Host>,
+    flights: AtomicUsize,
+    requests: AtomicUsize,
+    served: AtomicU64,
+    is_retired: AtomicBool,
+}
+
+/// What an extension declares in `create`.
+#[derive(Default)]
+pub struct Declared {
+    /// Its endpoints: the id, empty where the folder's name serves, and the routes.
+    pub endpoints: Vec<(String, Vec<Route>)>,
+    /// Why it does not want to be loaded.
+    pub refusal: Option<String>,
+    /// The first rule that a declaration broke.
+    pub broken: Option<Reason>,
+}
+
+impl Context {
+    /// Prepares what the manifest grants.
+    ///
+    /// # Errors
+    /// Where a required variable is missing, or one that names an origin does not.
+    pub fn new(
+        name: &str,
+        manifest: &Manifest,
+        env: &Env,
+        host: &Arc<Host>,
+    ) -> Result<Arc<Self>, Reason> {
+        manifest.check_variables(env)?;
+        let variables = manifest
+            .env
+            .all()
+            .map(|name| (name.to_owned(), env.get(name).map(str::to_owned)))
+            .collect();
+        Ok(Arc::new(Self {
+            name: name.into(),
+            number: host.next_extension(),
+            basic_auth: manifest.request.basic_auth,
+            variables,
+            allowed: manifest.allowed_origins(env)?,
+            bases: RwLock::default(),
+            declared: Mutex::new(Some(Declared::default())),
+            operations: Mutex::default(),
+            host: host.clone(),
+            flights: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+            served: AtomicU64::new(0),
+            is_retired: AtomicBool::new(false),
+        }))
+    }
+
+    // ---- Declarations, during `create` ----
+
+    /// Adds an endpoint. The error is a status of the ABI.
+    pub fn declare_endpoint(&self, id: &str) -> Result<ext_endpoint, ext_status> {
+        let mut declared = lock(&self.declared);
+        let endpoints = &mut declared.as_mut().ok_or(EXT_STAGE)?.endpoints;
+        endpoints.push((id.to_owned(), Vec::new()));
+        Ok(endpoints.len() as ext_endpoint - 1)
+    }
+
+    /// Adds a route. The error is a status of the ABI; the rule that was broken is kept for the operator.
+    pub fn declare_route(
+        &self,
+        endpoint: ext_endpoint,
+        method: &str,
+        pattern: &str,
+        flags: u32,
+        mark: *mut std::ffi::c_void,
+    ) -> Result<(), ext_status> {
+        let mut declared = lock(&self.declared);
+        let declared = declared.as_mut().ok_or(EXT_STAGE)?;
+        let (id, routes) = declared
+            .endpoints
+            .get_mut(endpoint as usize)
+            .ok_or(EXT_INVALID)?;
+        let made = Some(method)
+            .filter(|method| !method.is_empty())
+            .map(|method| {
+                Method::from_bytes(method.as_bytes())
+                    .map_err(|_| format!("its method {method:?} is not a token"))
+            })
+            .transpose()
+            .and_then(|method| Ok((method, routes::params_of(pattern)?)))
+            .and_then(|made| {
+                if routes.len() < routes::ROUTES_MAX {
+                    Ok(made)
+                } else {
+                    Err("there are too many routes".into())
+                }
+            });
+        match made {
+            Ok((method, params)) => {
+                routes.push(Route {
+                    method,
+                    pattern: pattern.to_owned(),
+                    params,
+                    flags,
+                    mark: Mark(mark),
+                });
+                Ok(())
+            }
+            Err(problem) => {
+                let reason = Reason::BadRoute {
+                    id: id.clone(),
+                    pattern: pattern.to_owned(),
+                    problem,
+                };
+                declared.broken.get_or_insert(reason);
+                Err(EXT_INVALID)
+            }
+        }
+    }
+
+    /// Notes why the extension does not want to be loaded.
+    pub fn refuse(&self, message: &str) {
+        if let Some(declared) = lock(&self.declared).as_mut() {
+            declared.refusal.get_or_insert_with(|| message.to_owned());
+        }
+    }
+
+    /// Ends the declarations and gives them.
+    pub fn take_declared(&self) -> Declared {
+        lock(&self.declared).take().unwrap_or_default()
+    }
+
+    // ---- What it may use ----
+
+    /// A declared variable: `None` where it is not declared, `Some(None)` where it is not set.
+    pub fn variable(&self, name: &str) -> Option<Option<&str>> {
+        self.variables.get(name).map(Option::as_deref)
+    }
+
+    /// Parses and checks a base URL. The error is a status of the ABI, and has been logged.
+    pub fn declare_base(&self, url: &str) -> Result<ext_base, ext_status> {
+        let base = Base::parse(url).map_err(|problem| {
+            self.log_misuse("base", &problem);
+            EXT_INVALID
+        })?;
+        if !self.allows(&base) {
+            let origin = base.origin();
+            let rule = format!(
+                "{origin} is not allowed; add \"{origin}\" to allow under [fetch] in extension.toml"
+            );
+            self.log_misuse("base", &rule);
+            return Err(EXT_DENIED);
+        }
+        let mut bases = self
+            .bases
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if bases.len() == BASES_MAX {
+            self.log_misuse(
+                "base",
+                "too many bases were made; make each once and keep it",
+            );
+            return Err(EXT_INVALID);
+        }
+        bases.push(Arc::new(base));
+        Ok(bases.len() as ext_base - 1)
+    }
+
+    /// A base that [`declare_base`](Self::declare_base) numbered.
+    pub fn base(&self, number: ext_base) -> Option<Arc<Base>> {
+        self.bases
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(number as usize)
+            .cloned()
+    }
+
+    /// Whether the manifest lets the extension call there.
+    pub fn allows(&self, base: &Base) -> bool {
+        self.allowed.allows(base.origin())
+    }
+
+    /// A worker for what belongs to no request.
+    pub fn any_worker(&self) -> Option<Remote> {
+        self.host.any_worker()
+    }
+
+    /// Writes that the extension breaks a rule of the header.
+    pub fn log_misuse(&self, call: &str, rule: &str) {
+        log::event(
+            Level::Error,
+            "the extension called the host wrongly",
+            &[("extension", &self.name), ("call", &call), ("rule", &rule)],
+        );
+    }
+
+    // ---- Its life ----
+
+    /// Counts a request in, unless the extension is being stopped or `limit` are under way.
+    pub fn enter(self: &Arc<Self>, limit: usize) -> Result<Flight, Closed> {
+        if self.requests.fetch_add(1, Ordering::AcqRel) >= limit {
+            self.requests.fetch_sub(1, Ordering::AcqRel);
+            return Err(Closed::Full);
+        }
+        self.flights.fetch_add(1, Ordering::AcqRel);
+        let flight = Flight {
+            context: self.clone(),
+            is_request: true,
+        };
+        if self.is_retired.load(Ordering::Acquire) {
+            return Err(Closed::Retired);
+        }
+        self.served.fetch_add(1, Ordering::Relaxed);
+        Ok(flight)
+    }
+
+    /// Keeps the extension from being destroyed; `None` where it is being stopped and nothing else holds it.
+    pub fn hold(self: &Arc<Self>) -> Option<Flight> {
+        self.flights.fetch_add(1, Ordering::AcqRel);
+        let flight = Flight {
+            context: self.clone(),
+            is_request: false,
+        };
+        if self.is_retired.load(Ordering::Acquire) && self.flights.load(Ordering::Acquire) == 1 {
+            return None;
+        }
+        Some(flight)
+    }
+
+    /// Ties an operation to the extension: it is cancelled when the extension is stopped.
+    pub fn bind(&self, operation: operation::Handle) -> bool {
+        let mut operations = lock(&self.operations);
+        if self.is_retired.load(Ordering::Acquire) {
+            return false;
+        }
+        if operations.len() == operations.capacity() {
+            operations.retain(operation::Handle::is_open);
+        }
+        operations.push(operation);
+        true
+    }
+
+    /// Lets no further request in. The operations of its own are cancelled when the requests that may need them are over.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+    }
+
+    /// Cancels what belongs to no request.
+    pub fn cancel_operations(&self) {
+        for operation in lock(&self.operations).drain(..) {
+            operation.cancel();
+        }
+    }
+
+    /// Requests under way.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Acquire)
+    }
+
+    /// Requests ever let in.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Requests, operations and completions under way.
+    pub fn flights(&self) -> usize {
+        self.flights.load(Ordering::Acquire)
+    }
+}
+
+/// Why no request is let in.
+pub enum Closed {
+    /// As many as are allowed are under way.
+    Full,
+    /// The extension is being stopped.
+    Retired,
+}
+
+/// Something under way in an extension: while it lives, the extension is not destroyed.
+pub struct Flight {
+    context: Arc<Context>,
+    is_request: bool,
+}
+
+impl Flight {
+    /// Whose it is.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The extension's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.context.name
+    }
+}
+
+impl Clone for Flight {
+    fn clone(&self) -> Self {
+        self.context.flights.fetch_add(1, Ordering::AcqRel);
+        Self {
+            context: self.context.clone(),
+            is_request: false,
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.is_request {
+            self.context.requests.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.context.flights.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing that is done under these locks leaves them half done.
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

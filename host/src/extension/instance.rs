@@ -1,0 +1,246 @@
+//! UNSAFE: an extension's instance: made, called, stopped and destroyed by its hooks.
+#![expect(unsafe_code, reason = "hooks are function pointers of foreign code")]
+
+use std::ffi::c_void;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use extension_api::abi::*;
+
+use super::context::{Context, Declared};
+use super::discovery::Discovered;
+use super::error::{ID_BYTES_MAX, Reason};
+use super::library::{self, Copies, Loaded};
+use super::manifest::Manifest;
+use super::routes::{Mark, Routes};
+use crate::callbacks::CALLBACKS;
+use crate::env::Env;
+use crate::log::{self, Level};
+use crate::request;
+use crate::server::Host;
+
+/// Ids that are paths of the host's own.
+const RESERVED: [&str; 6] = ["server", "extensions", "auth", "users", "metrics", "admin"];
+
+/// One loaded build of an extension.
+pub struct Extension {
+    /// What its callbacks see.
+    pub context: Arc<Context>,
+    /// Its endpoints, each under its id.
+    pub endpoints: Vec<Endpoint>,
+    /// What its manifest says.
+    pub manifest: Manifest,
+    /// Where it was found.
+    pub path: PathBuf,
+    /// What the library was built with, for people.
+    pub sdk: String,
+    /// Counts the builds of this extension that were loaded, from 1.
+    pub generation: u64,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+    /// How long a client waits for an answer.
+    pub timeout: Option<Duration>,
+    /// The most that a request's body may hold.
+    pub body_bytes_max: u64,
+    /// The most requests at once.
+    pub concurrency_max: usize,
+    entry: ext_entry,
+    instance: Instance,
+    is_stopped: AtomicBool,
+}
+
+/// A mounted id and what serves it.
+pub struct Endpoint {
+    /// The id.
+    pub id: String,
+    /// Its routes.
+    pub routes: Routes,
+}
+
+struct Instance(*mut c_void);
+// SAFETY: the header says that hooks are called on different threads; the pointer is only handed back to them.
+unsafe impl Send for Instance {}
+// SAFETY: as above: `handle` is called on many workers at once.
+unsafe impl Sync for Instance {}
+
+impl Extension {
+    /// Loads the library and makes the instance. May block for a while: not for a worker.
+    ///
+    /// # Errors
+    /// Each reason for which the extension cannot be served.
+    pub fn create(
+        folder: &str,
+        path: &Path,
+        discovered: Discovered,
+        generation: u64,
+        env: &Env,
+        copies: &Copies,
+        host: &Arc<Host>,
+    ) -> Result<Arc<Self>, Reason> {
+        let Discovered { manifest, library } = discovered;
+        let context = Context::new(folder, &manifest, env, host)?;
+        let Loaded { entry, about } =
+            library::load(&library, copies, host.config.allow_panic_abort)?;
+        let create = entry.create.ok_or(Reason::MissingHook {
+            library: library.clone(),
+            hook: "create",
+        })?;
+        entry.handle.ok_or(Reason::MissingHook {
+            library,
+            hook: "handle",
+        })?;
+        let mut instance = std::ptr::null_mut();
+        let ctx = Arc::as_ptr(&context).cast_mut().cast::<ext_context>();
+        // SAFETY: the hook is the library's own; the table is constant, and the context lives until after `destroy`.
+        let status = unsafe { create(&raw const CALLBACKS, ctx, &raw mut instance) };
+        let Declared {
+            endpoints,
+            refusal,
+            broken,
+        } = context.take_declared();
+        if status != EXT_OK {
+            return Err(match refusal {
+                _ if broken.is_some() => broken.unwrap_or(Reason::NoEndpoint),
+                Some(message) => match message.strip_prefix("panicked: ") {
+                    Some(message) => Reason::CreatePanicked {
+                        message: message.to_owned(),
+                    },
+                    None => Reason::CreateFailed { message },
+                },
+                None => Reason::CreateFailed {
+                    message: format!("it gave no reason (status {status})"),
+                },
+            });
+        }
+        let limits = (&manifest.limits, &host.config.limits);
+        let mut extension = Self {
+            endpoints: Vec::new(),
+            timeout: Some(Duration::from_millis(
+                limits.0.timeout_ms.unwrap_or(limits.1.timeout_ms),
+            ))
+            .filter(|limit| !limit.is_zero()),
+            body_bytes_max: limits.0.body_bytes_max.unwrap_or(limits.1.body_bytes_max),
+            concurrency_max: limits.0.concurrency_max.unwrap_or(limits.1.concurrency_max),
+            context,
+            manifest,
+            path: path.to_owned(),
+            sdk: about.sdk,
+            generation,
+            loaded_at: SystemTime::now(),
+            entry,
+            instance: Instance(instance),
+            is_stopped: AtomicBool::new(false),
+        };
+        // From here on the instance exists, so a refusal has to destroy it.
+        match broken.map_or_else(|| mountable(folder, endpoints), Err) {
+            Ok(endpoints) => {
+                extension.endpoints = endpoints;
+                Ok(Arc::new(extension))
+            }
+            Err(reason) => {
+                extension.destroy();
+                Err(reason)
+            }
+        }
+    }
+
+    /// The folder's name.
+    pub fn name(&self) -> &str {
+        &self.context.name
+    }
+
+    /// Lets the extension handle a request. On the request's worker, or on a thread that may block where the route says so.
+    pub fn handle(&self, mark: Mark, request: request::Handle) {
+        if let Some(handle) = self.entry.handle {
+            // SAFETY: `create` made the instance, and it is not destroyed while the request is in flight; `mark` is what the
+            // extension gave for the route.
+            unsafe { handle(self.instance.0, mark.0, request.to_abi()) };
+        }
+    }
+
+    /// Waits until nothing is under way, at most until `deadline`, then stops and destroys the instance. Where something
+    /// remains, the instance is left as it is: what is still used cannot be freed. Blocks: not for a worker.
+    pub fn retire(&self, deadline: Instant) {
+        self.context.retire();
+        self.wait_until(deadline, || self.context.requests() == 0);
+        self.context.cancel_operations();
+        let is_idle = self.wait_until(deadline, || self.context.flights() == 0);
+        if is_idle {
+            self.destroy();
+        } else {
+            let (requests, flights) = (self.context.requests(), self.context.flights());
+            let fields: [log::Field<'_>; 3] = [
+                ("extension", &self.context.name),
+                ("requests", &requests),
+                ("under_way", &flights),
+            ];
+            log::event(
+                Level::Warn,
+                "the extension did not finish in time; it is kept as it is",
+                &fields,
+            );
+        }
+    }
+
+    fn wait_until(&self, deadline: Instant, is_so: impl Fn() -> bool) -> bool {
+        while !is_so() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
+    fn destroy(&self) {
+        if self.is_stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // SAFETY: `create` made the instance, nothing is under way, and each of the two is called once, here.
+        unsafe {
+            if let Some(stop) = self.entry.stop {
+                stop(self.instance.0);
+            }
+            if let Some(destroy) = self.entry.destroy {
+                destroy(self.instance.0);
+            }
+        }
+    }
+}
+
+/// Checks ids and routes.
+fn mountable(
+    folder: &str,
+    declared: Vec<(String, Vec<super::routes::Route>)>,
+) -> Result<Vec<Endpoint>, Reason> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (id, routes) in declared {
+        let id = if id.is_empty() { folder.to_owned() } else { id };
+        let is_well_formed = id.len() <= ID_BYTES_MAX
+            && id.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+            && id.bytes().all(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
+            });
+        if !is_well_formed {
+            return Err(Reason::BadId { id });
+        }
+        if RESERVED.contains(&id.as_str()) {
+            return Err(Reason::ReservedId { id });
+        }
+        if endpoints.iter().any(|endpoint| endpoint.id == id) {
+            return Err(Reason::DuplicateId {
+                id,
+                first: folder.to_owned(),
+            });
+        }
+        let routes = Routes::new(&id, routes)?;
+        endpoints.push(Endpoint { id, routes });
+    }
+    if endpoints.is_empty() {
+        Err(Reason::NoEndpoint)
+    } else {
+        Ok(endpoints)
+    }
+}

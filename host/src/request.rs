@@ -1,0 +1,1025 @@
+//! A request while an extension works on it: what the extension may read of it, who still has a say in it, and how it ends.
+//!
+//! Two sides hold a request. The *extension's side* begins with `handle` and ends when the extension finishes the request.
+//! The *client's side* begins with the connection's call and ends when the answer is written, the client has left or the
+//! time is out. Each may end first; when both have, the place is free for the next request.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use actix_http::header::HeaderMap;
+use actix_http::{Method, Payload, Request, Response};
+use bytes::Bytes;
+use extension_api::abi;
+use futures_core::Stream;
+use smallvec::SmallVec;
+
+use crate::accountability::Accountability;
+use crate::callbacks::completion::{Completion, Outcome};
+use crate::callbacks::lend;
+use crate::extension::Flight;
+use crate::handle::{Held, Pool};
+use crate::log::{self, Level};
+use crate::operation;
+use crate::reply::{self, Body, Refusal};
+use crate::worker::Worker;
+
+/// A request as callbacks name it.
+pub type Handle = Held<Shared, Local>;
+
+/// What every thread may read, unchanged until the extension has finished the request.
+pub struct Shared {
+    /// What the extension sees; its slices point into the rest of this entry and into `Local::request`.
+    pub head: abi::ext_request_head,
+    /// The request's headers, for look-ups by name.
+    headers: *const HeaderMap,
+    /// All headers as fields, made when first asked for.
+    fields: OnceLock<Vec<abi::ext_field>>,
+    /// Which side has decided how the request is answered: one of `UNDECIDED`, `ANSWERED`, `STREAMING`, `OVER`.
+    decision: AtomicU8,
+    accountability: Accountability,
+    roles: Vec<abi::ext_slice>,
+    params: SmallVec<[abi::ext_field; 4]>,
+    url: Url,
+    method: Method,
+    peer: String,
+    id: Option<RequestId>,
+    body: Bytes,
+    body_length: Option<u64>,
+    timeout: Option<Duration>,
+}
+
+const UNDECIDED: u8 = 0;
+/// The extension has given its answer, or given up.
+const ANSWERED: u8 = 1;
+/// The extension has given the head and is writing the body.
+const STREAMING: u8 = 2;
+/// The client has left, or the host has answered in the extension's place.
+const OVER: u8 = 3;
+
+// SAFETY: the raw pointers point at memory that this entry owns (`Local::request`, and its own strings), and that nobody
+// changes while a handle is out; HeaderMap, Accountability and the strings are Send and Sync themselves.
+#[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
+unsafe impl Sync for Shared {}
+
+/// What only the request's worker touches.
+#[derive(Default)]
+pub struct Local {
+    /// Keeps the extension's generation alive, and counted as in flight. `None` when the extension's side has ended.
+    flight: Option<Flight>,
+    request: Option<Request>,
+    payload: Option<Incoming>,
+    reading: Option<(Completion, tokio::task::AbortHandle)>,
+    client: Client,
+    stream: Outgoing,
+    watch: Option<Completion>,
+    operations: Vec<operation::Handle>,
+    deadline: Option<Instant>,
+}
+
+/// Where the client's side stands.
+#[derive(Default)]
+enum Client {
+    /// It has ended.
+    #[default]
+    Ended,
+    /// It waits for an answer.
+    Waiting(Option<Waker>),
+    /// The answer is there, not yet taken.
+    Answered(Response<Body>),
+    /// The answer has been taken; its body may still be under way.
+    Writing,
+}
+
+/// A streamed answer on its way from the extension to the connection: at most one chunk waits.
+#[derive(Default)]
+struct Outgoing {
+    chunk: Option<Bytes>,
+    written: Option<Completion>,
+    /// `Some` once the extension has ended the stream: whole, or to be broken off.
+    ended: Option<bool>,
+    waker: Option<Waker>,
+}
+
+/// The request's body on its way in, counted against the limit.
+pub struct Incoming {
+    payload: Payload,
+    left: u64,
+    failed: Option<i32>,
+}
+
+impl Incoming {
+    /// A body of which at most `bytes_max` are taken.
+    pub fn new(payload: Payload, bytes_max: u64) -> Self {
+        Self {
+            payload,
+            left: bytes_max,
+            failed: None,
+        }
+    }
+
+    /// The next chunk; the failure is a status of the ABI, and stays.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, i32>>> {
+        loop {
+            if let Some(failed) = self.failed {
+                return Poll::Ready(Some(Err(failed)));
+            }
+            match std::task::ready!(Pin::new(&mut self.payload).poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(Ok(chunk)) if chunk.is_empty() => {}
+                Some(Ok(chunk)) => match self.left.checked_sub(chunk.len() as u64) {
+                    Some(left) => {
+                        self.left = left;
+                        return Poll::Ready(Some(Ok(chunk)));
+                    }
+                    None => self.failed = Some(abi::EXT_TOO_LARGE),
+                },
+                Some(Err(_)) => self.failed = Some(abi::EXT_BROKEN),
+            }
+        }
+    }
+
+    /// Whether more arrived than is allowed.
+    pub fn is_too_large(&self) -> bool {
+        self.failed == Some(abi::EXT_TOO_LARGE)
+    }
+}
+
+/// What dispatch found out about a request before the extension is called.
+pub struct Opening {
+    /// The request as the connection gave it, credentials already taken out of its headers.
+    pub request: Request,
+    /// The generation that handles it, counted in flight.
+    pub flight: Flight,
+    /// The request's id.
+    pub id: RequestId,
+    /// What the extension is asked for.
+    pub url: Url,
+    /// The route's parameters; values point into `url`, names into the generation.
+    pub params: SmallVec<[abi::ext_field; 4]>,
+    /// Who asks.
+    pub accountability: Accountability,
+    /// How long the client waits for an answer; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// The most that the body may hold.
+    pub body_bytes_max: u64,
+}
+
+/// Path and query below the mount.
+pub struct Url {
+    /// Path and query with the mount, where they differ from what was sent.
+    pub whole: Option<String>,
+    /// How much of them stands before what the extension sees.
+    pub mount_len: usize,
+}
+
+impl Url {
+    /// The text; what `request` was sent with, where nothing else is said.
+    pub fn text<'a>(&'a self, request: &'a Request) -> &'a str {
+        match &self.whole {
+            Some(whole) => &whole[self.mount_len..],
+            None => below_mount(request.uri(), self.mount_len),
+        }
+    }
+}
+
+/// A request's id: 16 hexadecimal digits.
+#[derive(Clone, Copy)]
+pub struct RequestId([u8; 16]);
+
+impl RequestId {
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The digits, for a header.
+    pub fn header_value(&self) -> actix_http::header::HeaderValue {
+        actix_http::header::HeaderValue::from_bytes(&self.0).expect("digits may stand in a header")
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A worker's requests.
+pub struct Requests {
+    pool: Pool<Shared, Local>,
+    /// Those whose client waits: watched for their deadline.
+    waiting: RefCell<Vec<Handle>>,
+    watched: tokio::sync::Notify,
+    ids: Ids,
+}
+
+/// Request ids: a random beginning for each worker, then a count.
+struct Ids {
+    prefix: u32,
+    next: Cell<u32>,
+}
+
+impl Requests {
+    /// None yet.
+    pub fn new() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        let prefix = std::hash::RandomState::new().build_hasher().finish() as u32;
+        Self {
+            pool: Pool::new(),
+            waiting: RefCell::default(),
+            watched: tokio::sync::Notify::new(),
+            ids: Ids {
+                prefix,
+                next: Cell::new(0),
+            },
+        }
+    }
+
+    /// The most requests that extensions worked on at once, on this worker.
+    pub fn most_at_once(&self) -> usize {
+        self.pool.made()
+    }
+
+    /// The next request id.
+    pub fn next_id(&self) -> RequestId {
+        let next = self.ids.next.get();
+        self.ids.next.set(next.wrapping_add(1));
+        let number = u64::from(self.ids.prefix) << 32 | u64::from(next);
+        let mut digits = [0; 16];
+        for (place, digit) in digits.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 15];
+        }
+        RequestId(digits)
+    }
+}
+
+/// Takes a place for a request. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
+/// until [`Handle::finish`].
+pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
+    let empty = || (Shared::empty(), Local::default());
+    ClientSide(
+        worker
+            .requests
+            .pool
+            .open(&worker.remote, empty, |shared, local| {
+                let Opening {
+                    mut request,
+                    id,
+                    flight,
+                    url,
+                    params,
+                    accountability,
+                    timeout,
+                    body_bytes_max,
+                } = opening;
+                let payload = request.take_payload();
+                let has_body = !matches!(payload, Payload::None);
+                local.payload = has_body.then(|| Incoming::new(payload, body_bytes_max));
+                local.flight = Some(flight);
+                local.client = Client::Waiting(None);
+                let request = &*local.request.insert(request);
+                shared.id = Some(id);
+                shared.params = params;
+                shared.url = url;
+                shared.accountability = accountability;
+                shared.body_length = if has_body {
+                    content_length(&request.head().headers)
+                } else {
+                    Some(0)
+                };
+                shared.timeout = timeout;
+                shared.fill(request);
+            }),
+    )
+}
+
+/// The head of no request.
+const EMPTY_HEAD: abi::ext_request_head = abi::ext_request_head {
+    struct_size: 0,
+    http_version: 0,
+    method: lend::ABSENT,
+    url: lend::ABSENT,
+    path: lend::ABSENT,
+    query: lend::ABSENT,
+    params: std::ptr::null(),
+    param_count: 0,
+    peer: lend::ABSENT,
+    id: lend::ABSENT,
+    deadline_ms: 0,
+    body_length: 0,
+    body: lend::EMPTY_BUFFER,
+    accountability: abi::ext_accountability {
+        user: lend::ABSENT,
+        role: lend::ABSENT,
+        roles: std::ptr::null(),
+        role_count: 0,
+        ip: lend::ABSENT,
+        user_agent: lend::ABSENT,
+        origin: lend::ABSENT,
+        session: lend::ABSENT,
+        admin: 0,
+        app: 0,
+        reserved: [0; 6],
+    },
+};
+
+impl Shared {
+    fn empty() -> Self {
+        Self {
+            head: EMPTY_HEAD,
+            headers: std::ptr::null(),
+            fields: OnceLock::new(),
+            decision: AtomicU8::new(UNDECIDED),
+            accountability: Accountability::default(),
+            roles: Vec::new(),
+            params: SmallVec::new(),
+            url: Url {
+                whole: None,
+                mount_len: 0,
+            },
+            method: Method::GET,
+            peer: String::new(),
+            id: None,
+            body: Bytes::new(),
+            body_length: None,
+            timeout: None,
+        }
+    }
+
+    /// Points the head at `request`, which stays where it is until the entry is closed, and at the rest of this entry.
+    fn fill(&mut self, request: &Request) {
+        let head = request.head();
+        self.headers = &raw const head.headers;
+        *self.decision.get_mut() = UNDECIDED;
+        self.method.clone_from(&head.method);
+        self.roles.clear();
+        self.roles.extend(
+            self.accountability
+                .roles
+                .iter()
+                .map(|role| lend::text(role)),
+        );
+        self.peer.clear();
+        if let Some(peer) = head.peer_addr {
+            // Writing to a String does not fail.
+            let _ = write!(self.peer, "{peer}");
+        }
+        let url = self.url.text(request);
+        let (path, query) = match url.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (url, None),
+        };
+        let who = &self.accountability;
+        self.head = abi::ext_request_head {
+            struct_size: size_of::<abi::ext_request_head>() as u32,
+            http_version: if head.version == actix_http::Version::HTTP_10 {
+                10
+            } else {
+                11
+            },
+            method: lend::text(head.method.as_str()),
+            url: lend::text(url),
+            path: lend::text(path),
+            query: lend::option(query),
+            params: self.params.as_ptr(),
+            param_count: self.params.len(),
+            peer: lend::text(&self.peer),
+            id: lend::text(self.id()),
+            deadline_ms: self.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+            body_length: self.body_length.map_or(-1, |length| length as i64),
+            body: lend::EMPTY_BUFFER,
+            accountability: abi::ext_accountability {
+                user: lend::option(who.user.as_deref()),
+                role: lend::option(who.role.as_deref()),
+                roles: self.roles.as_ptr(),
+                role_count: self.roles.len(),
+                ip: lend::option(who.ip.as_deref()),
+                user_agent: lend::option(who.user_agent.as_deref()),
+                origin: lend::option(who.origin.as_deref()),
+                session: lend::option(who.session.as_deref()),
+                admin: who.admin.into(),
+                app: who.app.into(),
+                reserved: [0; 6],
+            },
+        };
+    }
+
+    /// The request's headers.
+    pub fn headers(&self) -> &HeaderMap {
+        // SAFETY: set in `fill` to the headers of `Local::request`, which lives, unchanged, until the entry is closed; and
+        // an entry is closed only when the extension, the only caller, has finished the request.
+        #[expect(
+            unsafe_code,
+            reason = "any thread may look a header up, the request itself is the worker's"
+        )]
+        unsafe {
+            &*self.headers
+        }
+    }
+
+    /// All headers as fields of the ABI.
+    pub fn fields(&self) -> &[abi::ext_field] {
+        self.fields.get_or_init(|| lend::fields(self.headers()))
+    }
+
+    /// Who asks.
+    pub fn accountability(&self) -> &Accountability {
+        &self.accountability
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &str {
+        self.id.as_ref().map_or("", RequestId::as_str)
+    }
+
+    /// The declared length of the body; `None`: unknown.
+    pub fn body_length(&self) -> Option<u64> {
+        self.body_length
+    }
+
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+}
+
+/// Path and query behind the first `mount_len` bytes of a request's target: "/twilio/a?b" below 7 is "/a?b".
+pub fn below_mount(uri: &actix_http::Uri, mount_len: usize) -> &str {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    &target[mount_len..]
+}
+
+/// The length that a message declares.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(actix_http::header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The client's claim on a request: a future of the answer. Dropped early, the client has left.
+pub struct ClientSide(Handle);
+
+impl ClientSide {
+    /// The request.
+    pub fn handle(&self) -> Handle {
+        self.0
+    }
+
+    /// The answer if it is there.
+    pub fn take(self) -> Result<Response<Body>, Self> {
+        let taken = {
+            let mut local = self.0.own().borrow_mut();
+            match std::mem::replace(&mut local.client, Client::Writing) {
+                Client::Answered(response) => Some(response),
+                waiting => {
+                    local.client = waiting;
+                    None
+                }
+            }
+        };
+        let Some(response) = taken else {
+            return Err(self);
+        };
+        Ok(
+            if self.0.shared().decision.load(Ordering::Acquire) == STREAMING {
+                response.map_body(|_, size| {
+                    Body::Stream(Streaming {
+                        client: self,
+                        size: size.declared(),
+                    })
+                })
+            } else {
+                response
+            },
+        )
+    }
+
+    /// Sees to it that the task that polls with `cx` is woken when the answer is there.
+    pub fn wait(&self, cx: &Context<'_>) {
+        if let Client::Waiting(waker) = &mut self.0.own().borrow_mut().client {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+impl Drop for ClientSide {
+    fn drop(&mut self) {
+        // Dropped only by the connection, which lives and dies on the worker; `None` while the thread itself ends.
+        let _ = crate::worker::with_current(|worker| self.0.client_ended(worker));
+    }
+}
+
+/// The body of a streamed answer.
+pub struct Streaming {
+    client: ClientSide,
+    /// What was declared as Content-Length.
+    pub size: Option<u64>,
+}
+
+impl Streaming {
+    /// The next chunk; an error breaks the connection off.
+    pub fn poll_chunk(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, std::io::Error>>> {
+        let mut local = self.client.0.own().borrow_mut();
+        if let Some(chunk) = local.stream.chunk.take() {
+            if let Some(written) = local.stream.written.take() {
+                crate::worker::with_current(|worker| worker.complete(written, Outcome::OK));
+            }
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        match local.stream.ended {
+            Some(true) => Poll::Ready(None),
+            Some(false) => Poll::Ready(Some(Err(std::io::Error::other(
+                "the extension broke its answer off",
+            )))),
+            None => {
+                local.stream.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+type Refused = (Completion, i32);
+
+impl Handle {
+    /// The worker's part, where the caller is that worker and the entry is known to be open.
+    fn own(&self) -> &'static RefCell<Local> {
+        self.local()
+            .expect("the client's side is held on the worker, and keeps the entry open")
+    }
+
+    /// The handle as the ABI has it.
+    pub fn to_abi(self) -> abi::ext_request {
+        let (slot, generation) = self.numbers();
+        abi::ext_request { slot, generation }
+    }
+
+    /// Decides that the extension answers: at once whole, or as a stream. The error is a status of the ABI.
+    pub fn claim(&self, streaming: bool) -> Result<(), i32> {
+        let decision = if streaming { STREAMING } else { ANSWERED };
+        match self.shared().decision.compare_exchange(
+            UNDECIDED,
+            decision,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            Ok(_) => Ok(()),
+            Err(OVER) => Err(abi::EXT_GONE),
+            Err(_) => Err(abi::EXT_ANSWERED),
+        }
+    }
+
+    /// Gives the client its answer. The caller has [claimed](Self::claim) it, or answers in the extension's place.
+    pub fn answer(&self, response: Response<Body>) {
+        let Some(local) = self.local() else { return };
+        let waker = {
+            let mut local = local.borrow_mut();
+            let Client::Waiting(waker) = &mut local.client else {
+                return;
+            };
+            let waker = waker.take();
+            local.client = Client::Answered(response);
+            waker
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Answers in the extension's place, unless an answer is decided already; tells whether it did.
+    pub fn overrule(&self, refusal: &Refusal) -> bool {
+        let decided = self.shared().decision.compare_exchange(
+            UNDECIDED,
+            OVER,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if decided.is_ok() {
+            self.answer(reply::refuse(refusal));
+        }
+        decided.is_ok()
+    }
+
+    /// Ends the extension's side. Without an answer the client gets a 500, or the 413 that the extension left to the host.
+    pub fn finish(&self, worker: &Rc<Worker>) {
+        let Some(local) = self.local() else { return };
+        let too_large = local
+            .borrow()
+            .payload
+            .as_ref()
+            .is_some_and(Incoming::is_too_large);
+        if too_large {
+            self.overrule(&Refusal::ContentTooLarge);
+        } else if self.overrule(&Refusal::Unanswered) {
+            self.log(
+                Level::Error,
+                "the extension gave a request up without an answer",
+            );
+        }
+        let left = {
+            let mut local = local.borrow_mut();
+            local.payload = None;
+            (
+                local.flight.take(),
+                local.reading.take(),
+                std::mem::take(&mut local.operations),
+            )
+        };
+        let (flight, reading, operations) = left;
+        cancel(worker, reading, operations);
+        if flight.is_some() {
+            self.close_if_over(worker);
+        }
+    }
+
+    /// Ends the client's side: the answer is written, or the client has left.
+    fn client_ended(&self, worker: &Rc<Worker>) {
+        let Some(local) = self.local() else { return };
+        let was_open = self
+            .shared()
+            .decision
+            .compare_exchange(UNDECIDED, OVER, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        let (client, reading, operations, written, watch, owned) = {
+            let mut local = local.borrow_mut();
+            let owned = local.flight.is_some();
+            if owned {
+                self.shared().decision.store(OVER, Ordering::Release);
+                local.payload = None;
+            }
+            local.stream.chunk = None;
+            local.stream.waker = None;
+            (
+                std::mem::take(&mut local.client),
+                local.reading.take(),
+                std::mem::take(&mut local.operations),
+                local.stream.written.take(),
+                local.watch.take(),
+                owned,
+            )
+        };
+        if was_open && owned {
+            self.log(Level::Debug, "the client left before the answer");
+        }
+        drop(client);
+        if let Some(written) = written {
+            worker.complete(written, Outcome::failed(abi::EXT_CANCELLED));
+        }
+        if let Some(watch) = watch {
+            worker.complete(
+                watch,
+                if owned {
+                    Outcome::failed(abi::EXT_CANCELLED)
+                } else {
+                    Outcome::OK
+                },
+            );
+        }
+        cancel(worker, reading, operations);
+        self.close_if_over(worker);
+    }
+
+    /// Frees the place when both sides have ended.
+    fn close_if_over(&self, worker: &Rc<Worker>) {
+        let over = self.local().is_some_and(|local| {
+            let local = local.borrow();
+            local.flight.is_none() && matches!(local.client, Client::Ended)
+        });
+        if over {
+            let rest = worker.requests.pool.close(*self, |shared, local| {
+                shared.headers = std::ptr::null();
+                shared.head = EMPTY_HEAD;
+                shared.fields.take();
+                shared.body = Bytes::new();
+                std::mem::take(local)
+            });
+            drop(rest);
+        }
+    }
+
+    /// Reads the next chunk of the body and completes with it.
+    pub fn read(&self, worker: &Rc<Worker>, mut completion: Completion) -> Result<(), Refused> {
+        let Some(local) = self.local() else {
+            return Err((completion, abi::EXT_GONE));
+        };
+        let mut own = local.borrow_mut();
+        if own.flight.is_none() {
+            return Err((completion, abi::EXT_GONE));
+        }
+        if own.reading.is_some() {
+            return Err((completion, abi::EXT_BUSY));
+        }
+        completion.hold(own.flight.clone());
+        let has_left = matches!(own.client, Client::Ended);
+        let polled = match &mut own.payload {
+            _ if has_left => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
+            None => Poll::Ready(Outcome::failed(abi::EXT_END)),
+            Some(payload) => payload
+                .poll_chunk(&mut Context::from_waker(Waker::noop()))
+                .map(Outcome::of_chunk),
+        };
+        match polled {
+            Poll::Ready(outcome) => worker.complete(completion, outcome),
+            Poll::Pending => {
+                let handle = *self;
+                let task = actix_rt::spawn(async move {
+                    let outcome =
+                        std::future::poll_fn(|cx| match &mut handle.own().borrow_mut().payload {
+                            Some(payload) => payload.poll_chunk(cx).map(Outcome::of_chunk),
+                            None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
+                        })
+                        .await;
+                    let reading = handle.own().borrow_mut().reading.take();
+                    if let Some((completion, _)) = reading {
+                        completion.call(outcome);
+                    }
+                });
+                own.reading = Some((completion, task.abort_handle()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the body, for a fetch that passes it on. `None`: there is none, or it is being read.
+    pub fn take_body(&self) -> Option<Incoming> {
+        let mut local = self.local()?.borrow_mut();
+        if local.reading.is_some() {
+            None
+        } else {
+            local.payload.take()
+        }
+    }
+
+    /// Reads the whole body into the head. The error is a status of the ABI.
+    pub async fn collect_body(&self) -> Result<(), i32> {
+        let mut whole = bytes::BytesMut::new();
+        let mut first = None;
+        loop {
+            let chunk = std::future::poll_fn(|cx| {
+                let Some(local) = self.local() else {
+                    return Poll::Ready(Some(Err(abi::EXT_CANCELLED)));
+                };
+                let mut local = local.borrow_mut();
+                let has_left = matches!(local.client, Client::Ended);
+                match &mut local.payload {
+                    Some(payload) => payload.poll_chunk(cx),
+                    None if has_left => Poll::Ready(Some(Err(abi::EXT_CANCELLED))),
+                    None => Poll::Ready(None),
+                }
+            });
+            match chunk.await {
+                Some(chunk) if first.is_none() && whole.is_empty() => first = Some(chunk?),
+                Some(chunk) => {
+                    if let Some(first) = first.take() {
+                        whole.extend_from_slice(&first);
+                    }
+                    whole.extend_from_slice(&chunk?);
+                }
+                None => break,
+            }
+        }
+        self.set_body(first.unwrap_or_else(|| whole.freeze()));
+        Ok(())
+    }
+
+    /// Puts the collected body in the head, before the extension has seen the request.
+    fn set_body(&self, body: Bytes) {
+        // SAFETY: the extension is called only after this, so no other reader of the entry exists.
+        #[expect(
+            unsafe_code,
+            reason = "the head is read without a lock once the extension has the handle"
+        )]
+        unsafe {
+            self.shared_mut(|shared| {
+                shared.head.body = abi::ext_buffer {
+                    ptr: body.as_ptr(),
+                    len: body.len(),
+                    ..lend::EMPTY_BUFFER
+                };
+                shared.body = body;
+            });
+        }
+    }
+
+    /// Takes the next chunk of a streamed answer.
+    pub fn write(
+        &self,
+        worker: &Rc<Worker>,
+        chunk: Bytes,
+        mut completion: Completion,
+    ) -> Result<(), Refused> {
+        let Some(local) = self.local() else {
+            return Err((completion, abi::EXT_GONE));
+        };
+        let waker = {
+            let mut local = local.borrow_mut();
+            let decision = self.shared().decision.load(Ordering::Acquire);
+            if local.flight.is_none() {
+                return Err((completion, abi::EXT_GONE));
+            }
+            completion.hold(local.flight.clone());
+            if decision == OVER || chunk.is_empty() && decision == STREAMING {
+                worker.complete(
+                    completion,
+                    Outcome::failed(if decision == OVER {
+                        abi::EXT_CANCELLED
+                    } else {
+                        abi::EXT_OK
+                    }),
+                );
+                return Ok(());
+            }
+            if decision != STREAMING {
+                return Err((completion, abi::EXT_STAGE));
+            }
+            if local.stream.chunk.is_some() || local.stream.written.is_some() {
+                return Err((completion, abi::EXT_BUSY));
+            }
+            local.stream.chunk = Some(chunk);
+            local.stream.written = Some(completion);
+            local.stream.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Ends a streamed answer, and with it the extension's side.
+    pub fn end(&self, worker: &Rc<Worker>, whole: bool) -> Result<(), i32> {
+        let Some(local) = self.local() else {
+            return Err(abi::EXT_GONE);
+        };
+        let decision = self.shared().decision.load(Ordering::Acquire);
+        if decision == UNDECIDED || decision == ANSWERED {
+            return Err(abi::EXT_STAGE);
+        }
+        let waker = {
+            let mut local = local.borrow_mut();
+            local.stream.ended = Some(whole);
+            local.stream.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        self.finish(worker);
+        if decision == OVER {
+            Err(abi::EXT_GONE)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Completes when the client's side has ended.
+    pub fn watch(&self, worker: &Rc<Worker>, mut completion: Completion) -> Result<(), Refused> {
+        let Some(local) = self.local() else {
+            return Err((completion, abi::EXT_GONE));
+        };
+        let mut local = local.borrow_mut();
+        if local.watch.is_some() {
+            return Err((completion, abi::EXT_BUSY));
+        }
+        completion.hold(local.flight.clone());
+        if matches!(local.client, Client::Ended) {
+            worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
+        } else {
+            local.watch = Some(completion);
+        }
+        Ok(())
+    }
+
+    /// Ties an operation to the request: it is cancelled when either side ends.
+    pub fn bind(&self, operation: operation::Handle) -> bool {
+        let Some(local) = self.local() else {
+            return false;
+        };
+        let mut local = local.borrow_mut();
+        if local.flight.is_none() || matches!(local.client, Client::Ended) {
+            return false;
+        }
+        // A long stream sleeps often: those that are over make room.
+        if local.operations.len() >= 16 {
+            local.operations.retain(operation::Handle::is_open);
+        }
+        local.operations.push(operation);
+        true
+    }
+
+    /// Another hold on the generation that handles the request, for what outlives the extension's side.
+    pub fn flight(&self) -> Option<Flight> {
+        self.local()?.borrow().flight.clone()
+    }
+
+    /// Writes what went wrong in the extension. What the caller brought on itself is for `debug`.
+    pub fn log_failure(&self, failure: &reply::Failure) {
+        let level = match failure.status.as_u16() {
+            500 => Level::Error,
+            501.. => Level::Warn,
+            _ => Level::Debug,
+        };
+        let Some(local) = self.local() else { return };
+        let local = local.borrow();
+        let Some(flight) = &local.flight else { return };
+        let sentence = if failure.is_panic {
+            "the extension panicked"
+        } else {
+            "the extension failed"
+        };
+        let status = failure.status.as_u16();
+        let cause = failure.cause.as_deref().unwrap_or(&failure.message);
+        let fields: [log::Field<'_>; 4] = [
+            ("extension", flight.name()),
+            ("request", &self.shared().id()),
+            ("status", &status),
+            ("cause", &cause),
+        ];
+        log::event(level, sentence, &fields);
+    }
+
+    /// Writes a log line about the request, under its extension's name.
+    pub fn log(&self, level: log::Level, sentence: &str) {
+        let Some(local) = self.local() else { return };
+        let local = local.borrow();
+        if let Some(flight) = &local.flight {
+            log::event(
+                level,
+                sentence,
+                &[
+                    ("extension", flight.name()),
+                    ("request", &self.shared().id()),
+                ],
+            );
+        }
+    }
+}
+
+fn cancel(
+    worker: &Rc<Worker>,
+    reading: Option<(Completion, tokio::task::AbortHandle)>,
+    operations: Vec<operation::Handle>,
+) {
+    if let Some((completion, task)) = reading {
+        task.abort();
+        worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
+    }
+    for operation in operations {
+        operation.cancel();
+    }
+}
+
+/// Puts a request whose extension has not answered at once under the watch of [`watch_deadlines`].
+pub fn await_answer(worker: &Rc<Worker>, handle: Handle, timeout: Option<Duration>) {
+    let Some(timeout) = timeout else { return };
+    handle.own().borrow_mut().deadline = Some(Instant::now() + timeout);
+    let mut waiting = worker.requests.waiting.borrow_mut();
+    waiting.push(handle);
+    if waiting.len() == 1 {
+        worker.requests.watched.notify_one();
+    }
+}
+
+/// Answers 504 for extensions that do not answer in time. One look over all every so often costs less than a timer each.
+pub async fn watch_deadlines(worker: Rc<Worker>) {
+    const EVERY: Duration = Duration::from_millis(50);
+    loop {
+        if worker.requests.waiting.borrow().is_empty() {
+            worker.requests.watched.notified().await;
+        }
+        actix_rt::time::sleep(EVERY).await;
+        let now = Instant::now();
+        let mut late = Vec::new();
+        worker.requests.waiting.borrow_mut().retain(|handle| {
+            let Some(local) = handle.local() else {
+                return false;
+            };
+            let local = local.borrow();
+            if !matches!(local.client, Client::Waiting(_)) {
+                return false;
+            }
+            let is_late = local.deadline.is_some_and(|deadline| deadline <= now);
+            if is_late {
+                late.push(*handle);
+            }
+            !is_late
+        });
+        for handle in late {
+            if handle.overrule(&Refusal::Timeout) {
+                handle.log(Level::Warn, "the extension did not answer in time");
+            }
+        }
+    }
+}

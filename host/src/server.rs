@@ -1,0 +1,336 @@
+//! Binds, starts the workers, and stops them in order.
+
+use std::future::{Ready, ready};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use actix_http::{Request, Response};
+use actix_service::{Service, ServiceFactory};
+use actix_web::HttpServer;
+use actix_web::dev::{AppConfig, ServerHandle};
+use arc_swap::ArcSwap;
+
+use crate::accountability::Authority;
+use crate::config::Config;
+use crate::dispatch;
+use crate::env::Env;
+use crate::extension::library::Copies;
+use crate::log::{self, Level};
+use crate::registry::{self, Registry};
+use crate::reply::Body;
+use crate::worker::{Beat, Remote, Worker};
+
+/// The server: what all workers share.
+pub struct Host {
+    /// The settings.
+    pub config: Config,
+    /// The variables that extensions may be given.
+    pub env: Env,
+    /// Who asks.
+    pub authority: Authority,
+    /// What is mounted.
+    pub registry: ArcSwap<Registry>,
+    /// Private copies of libraries.
+    pub copies: Copies,
+    /// When the host started.
+    pub started: Instant,
+    workers: RwLock<Vec<(Remote, Arc<Beat>)>>,
+    next_worker: AtomicUsize,
+    next_extension: AtomicU64,
+}
+
+/// Why the server does not run.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The extensions folder cannot be read.
+    Extensions(std::path::PathBuf, io::Error),
+    /// An extension was refused, and the operator wants all of them.
+    MustLoad(usize),
+    /// The address cannot be bound.
+    Bind(String, io::Error),
+    /// The folder for private copies cannot be made.
+    Copies(std::path::PathBuf, io::Error),
+    /// The event loop failed.
+    Run(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Extensions(path, _) => {
+                write!(
+                    f,
+                    "cannot read the extensions folder {}; create it, or set extensions_path",
+                    path.display()
+                )
+            }
+            Self::MustLoad(1) => f.write_str("an extension was refused, and must_load is set"),
+            Self::MustLoad(count) => {
+                write!(f, "{count} extensions were refused, and must_load is set")
+            }
+            Self::Bind(address, cause) if cause.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot listen on {address}; stop what uses it, or choose another with --port"
+                )
+            }
+            Self::Bind(address, _) => write!(f, "cannot listen on {address}"),
+            Self::Copies(path, _) => write!(
+                f,
+                "cannot make the folder {} for copies of libraries; set TMPDIR",
+                path.display()
+            ),
+            Self::Run(_) => f.write_str("the server ended"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Extensions(_, cause)
+            | Self::Bind(_, cause)
+            | Self::Copies(_, cause)
+            | Self::Run(cause) => Some(cause),
+            Self::MustLoad(_) => None,
+        }
+    }
+}
+
+impl Host {
+    /// A host that serves nothing yet.
+    ///
+    /// # Errors
+    /// Where the folder for private copies of libraries cannot be made.
+    pub fn new(config: Config, env: Env) -> Result<Arc<Self>, ServeError> {
+        let copies = Copies::new().map_err(|(path, cause)| ServeError::Copies(path, cause))?;
+        Ok(Arc::new(Self {
+            authority: Authority::new(&config.auth),
+            config,
+            env,
+            registry: ArcSwap::default(),
+            copies,
+            started: Instant::now(),
+            workers: RwLock::default(),
+            next_worker: AtomicUsize::new(0),
+            next_extension: AtomicU64::new(1),
+        }))
+    }
+
+    /// Makes a worker known to other threads.
+    pub fn add_worker(&self, remote: Remote, beat: Arc<Beat>) {
+        self.workers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((remote, beat));
+    }
+
+    /// A worker for what belongs to no request; `None` before the first has started.
+    pub fn any_worker(&self) -> Option<Remote> {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        workers
+            .get(turn % workers.len().max(1))
+            .map(|(remote, _)| remote.clone())
+    }
+
+    /// How many workers have started.
+    pub fn worker_count(&self) -> usize {
+        self.workers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// A number that no other loaded build of an extension has.
+    pub fn next_extension(&self) -> u64 {
+        self.next_extension.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Loads what the extensions folder holds, and mounts it.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read, or something was refused and must not be.
+    pub fn load_extensions(self: &Arc<Self>) -> Result<(), ServeError> {
+        let loaded = registry::load(self)
+            .map_err(|cause| ServeError::Extensions(self.config.extensions_path.clone(), cause))?;
+        registry::report(&loaded);
+        let refused = loaded.refused().count();
+        self.registry.store(Arc::new(loaded));
+        if self.config.must_load && refused > 0 {
+            Err(ServeError::MustLoad(refused))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Stops and destroys all extensions, when no request is served any more.
+    fn stop_extensions(&self) {
+        let registry = self.registry.swap(Arc::default());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        for extension in registry.loaded() {
+            extension.retire(deadline);
+        }
+    }
+}
+
+/// Serves until a signal says to stop; `listening` is told the addresses once requests are taken.
+///
+/// # Errors
+/// Where the address cannot be bound or the event loop fails.
+pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Result<(), ServeError> {
+    let config = &host.config;
+    let address = (config.host.as_str(), config.port);
+    let limits = &config.limits;
+    let factory = Factory { host: host.clone() };
+    let server = HttpServer::new(move || factory.clone())
+        .workers(config.worker_count())
+        .worker_max_blocking_threads(
+            limits
+                .blocking_threads
+                .div_ceil(config.worker_count())
+                .max(1),
+        )
+        .max_connections(limits.connections_max)
+        .keep_alive(Duration::from_millis(limits.keep_alive_ms))
+        .client_request_timeout(Duration::from_millis(limits.client_request_timeout_ms))
+        .shutdown_timeout(config.shutdown_timeout().as_secs().max(1))
+        // A client that closes its side has left: what it asked for is cancelled.
+        .h1_allow_half_closed(false)
+        .disable_signals()
+        .bind(address)
+        .map_err(|cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause))?;
+    let addresses = server.addrs();
+    let running = server.run();
+    actix_rt::spawn(stop_on_signal(running.handle()));
+    let watch = Watch::start(host.clone());
+    listening(&addresses);
+    let ended = running.await;
+    drop(watch);
+    host.stop_extensions();
+    ended.map_err(ServeError::Run)
+}
+
+/// The first signal lets requests finish, the second does not.
+async fn stop_on_signal(server: ServerHandle) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        log::event(
+            Level::Error,
+            "signals cannot be awaited; end the host by SIGKILL",
+            &[],
+        );
+        return;
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    let name = next().await;
+    log::event(
+        Level::Info,
+        "stopping: requests in flight are finished first",
+        &[("signal", &name)],
+    );
+    let graceful = server.stop(true);
+    tokio::select! {
+        () = graceful => {}
+        name = next() => {
+            log::event(Level::Info, "stopping now", &[("signal", &name)]);
+            server.stop(false).await;
+        }
+    }
+}
+
+/// Tells when an extension keeps a worker from its other requests: nothing can be done about it from outside, but the author
+/// should know.
+struct Watch {
+    stop: std::sync::mpsc::Sender<()>,
+}
+
+impl Watch {
+    fn start(host: Arc<Host>) -> Self {
+        const EVERY: Duration = Duration::from_secs(1);
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let mut before: Vec<(u64, u64)> = Vec::new();
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY)
+            {
+                let workers = host.workers.read().unwrap_or_else(PoisonError::into_inner);
+                let now: Vec<(u64, u64)> = workers.iter().map(|(_, beat)| beat.read()).collect();
+                for (number, (inside, turn)) in now.iter().enumerate() {
+                    if *inside != 0 && before.get(number) == Some(&(*inside, *turn)) {
+                        let registry = host.registry.load();
+                        let name = registry
+                            .loaded()
+                            .find(|extension| extension.context.number == *inside);
+                        let name = name.map_or("unknown", |extension| extension.name());
+                        let fields: [log::Field<'_>; 2] =
+                            [("extension", &name), ("worker", &number)];
+                        log::event(
+                            Level::Warn,
+                            "an extension blocks a worker; its route should be declared blocking",
+                            &fields,
+                        );
+                    }
+                }
+                before = now;
+            }
+        });
+        Self { stop }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // An error says that the thread has ended.
+        let _ = self.stop.send(());
+    }
+}
+
+/// Makes each worker's service. The service takes bare requests: routing is one hash look-up in [`dispatch`], which costs
+/// less than actix-web's own application, whose scopes are tried one after the other.
+#[derive(Clone)]
+struct Factory {
+    host: Arc<Host>,
+}
+
+impl ServiceFactory<Request> for Factory {
+    type Response = Response<Body>;
+    type Error = actix_web::Error;
+    type Config = AppConfig;
+    type Service = Dispatch;
+    type InitError = ();
+    type Future = Ready<Result<Dispatch, ()>>;
+
+    fn new_service(&self, _config: AppConfig) -> Self::Future {
+        ready(Ok(Dispatch {
+            worker: Worker::start(&self.host),
+        }))
+    }
+}
+
+struct Dispatch {
+    worker: Rc<Worker>,
+}
+
+impl Service<Request> for Dispatch {
+    type Response = Response<Body>;
+    type Error = actix_web::Error;
+    type Future = dispatch::Answer;
+
+    actix_service::always_ready!();
+
+    fn call(&self, request: Request) -> Self::Future {
+        dispatch::serve(&self.worker, request)
+    }
+}

@@ -1,0 +1,199 @@
+//! Connections to upstreams: resolving, connecting, TLS; each failure told apart.
+//!
+//! TLS is done here and not by awc, so that the certificate roots are read when they are first needed, and so that one place
+//! sees the end of a connection: awc takes a chunked answer that breaks off for a whole one ([`took_end`]).
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use actix_http::Uri;
+use actix_rt::net::{ActixStream, Ready, TcpStream};
+use actix_service::Service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use futures_core::future::LocalBoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls;
+
+thread_local! {
+    static ENDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `poll` and tells whether the peer closed a connection under it.
+pub fn took_end<R>(poll: impl FnOnce() -> R) -> (R, bool) {
+    ENDED.set(false);
+    let polled = poll();
+    (polled, ENDED.get())
+}
+
+/// Opens connections, encrypted or not.
+#[derive(Clone)]
+pub struct Connector {
+    /// Whether connections are encrypted.
+    pub is_tls: bool,
+}
+
+/// A failed handshake, wrapped in an [`io::Error`] on its way through awc.
+#[derive(Debug)]
+pub struct TlsFailed(String);
+
+impl fmt::Display for TlsFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsFailed {}
+
+impl Service<ConnectInfo<Uri>> for Connector {
+    type Response = Connection<Uri, Stream>;
+    type Error = ConnectError;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
+        let is_tls = self.is_tls;
+        Box::pin(async move {
+            let host = info
+                .hostname()
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned();
+            let addresses = tokio::net::lookup_host((host.as_str(), info.port()));
+            let addresses: Vec<_> = addresses
+                .await
+                .map_err(|cause| ConnectError::Resolver(Box::new(cause)))?
+                .collect();
+            if addresses.is_empty() {
+                return Err(ConnectError::NoRecords);
+            }
+            let stream = TcpStream::connect(&*addresses)
+                .await
+                .map_err(ConnectError::Io)?;
+            // A request is written in one piece; waiting for more would only add latency.
+            stream.set_nodelay(true).map_err(ConnectError::Io)?;
+            let stream = if is_tls {
+                Stream::Tls(Box::new(handshake(host, stream).await?))
+            } else {
+                Stream::Plain(stream)
+            };
+            Ok(Connection::new(info.request().clone(), stream))
+        })
+    }
+}
+
+async fn handshake(host: String, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let failed = |cause: String| ConnectError::Io(io::Error::other(TlsFailed(cause)));
+    let name =
+        rustls::pki_types::ServerName::try_from(host).map_err(|cause| failed(cause.to_string()))?;
+    let config = client_config().map_err(failed)?;
+    TlsConnector::from(config)
+        .connect(name, stream)
+        .await
+        .map_err(|cause| failed(cause.to_string()))
+}
+
+/// The process's TLS settings: made at the first encrypted call, for reading the system's roots takes time and memory.
+fn client_config() -> Result<Arc<rustls::ClientConfig>, String> {
+    static CONFIG: OnceLock<Result<Arc<rustls::ClientConfig>, String>> = OnceLock::new();
+    CONFIG
+        .get_or_init(|| {
+            let found = rustls_native_certs::load_native_certs();
+            let mut roots = rustls::RootCertStore::empty();
+            let (added, _) = roots.add_parsable_certificates(found.certs);
+            if added == 0 {
+                return Err(format!(
+                    "no certificate roots were found{}; install ca-certificates or set SSL_CERT_FILE",
+                    found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default()
+                ));
+            }
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let mut config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|cause| cause.to_string())?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Ok(Arc::new(config))
+        })
+        .clone()
+}
+
+/// A connection to an upstream.
+#[derive(Debug)]
+pub enum Stream {
+    /// Not encrypted.
+    Plain(TcpStream),
+    /// Encrypted.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if matches!(polled, Poll::Ready(Ok(()))) && buf.filled().len() == before {
+            ENDED.set(true);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl ActixStream for Stream {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        self.tcp().poll_read_ready(cx).map_ok(|()| Ready::READABLE)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        self.tcp().poll_write_ready(cx).map_ok(|()| Ready::WRITABLE)
+    }
+}
