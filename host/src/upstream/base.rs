@@ -26,36 +26,23 @@ impl Base {
             return Err(wrong("it must not have a query or a fragment"));
         }
         let uri: Uri = url.parse().map_err(|cause| wrong(&format!("{cause}")))?;
-        let is_tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(wrong("it must begin with https:// or http://")),
-        };
-        let given = uri.authority().ok_or_else(|| wrong("it has no host"))?;
-        if given.as_str().contains('@') {
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            // Without the URL: it may hold a password.
             return Err(
                 "a base URL must not hold a user or password; send them in a header".into(),
             );
         }
-        let port = match (
-            given.port_u16(),
-            given.port().is_some() || given.as_str().ends_with(':'),
-        ) {
-            (Some(port), _) => port,
-            (None, true) => return Err(wrong("its port is not a number from 0 to 65535")),
-            (None, false) if is_tls => 443,
-            (None, false) => 80,
-        };
-        let host = given.host().to_ascii_lowercase();
+        let origin = Origin::of_uri(&uri).ok_or_else(|| {
+            wrong("it must be https:// or http://, a host, and perhaps a port and a path")
+        })?;
+        let (host, port) = (origin.host.clone(), origin.port);
         let authority = format!("{host}:{port}")
             .parse()
             .map_err(|cause| wrong(&format!("{cause}")))?;
-        let origin = Origin {
-            https: is_tls,
-            host: host.clone(),
-            port,
-        };
-        let is_default = port == if is_tls { 443 } else { 80 };
+        let is_default = port == if origin.https { 443 } else { 80 };
         let host = if is_default {
             host
         } else {
