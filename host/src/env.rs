@@ -53,9 +53,35 @@ impl Env {
         Env { variables }
     }
 
-    /// The value of a variable, as it is set; an empty one is set.
+    /// The value of a variable. An empty one counts as not set: that is how an `.env` that was copied and not filled in looks.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str)
+        self.variables
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Takes a snapshot of a file alone, with `${NAME}` for each given name replaced: settings that are shipped.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and where the file is missing.
+    pub fn of_file(path: &Path, given: &[(&str, &str)]) -> Result<Env, EnvError> {
+        let unreadable = |source| EnvError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let mut text = fs::read_to_string(path).map_err(unreadable)?;
+        for (name, value) in given {
+            text = text.replace(&format!("${{{name}}}"), value);
+        }
+        let malformed = |(line, problem)| EnvError::Malformed {
+            path: path.to_owned(),
+            line,
+            problem,
+        };
+        Ok(Env {
+            variables: parse(&text).map_err(malformed)?,
+        })
     }
 }
 

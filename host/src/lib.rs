@@ -3,9 +3,11 @@
 //! Start reading at `server` for its life and at `dispatch` for that of a request; ARCHITECTURE.md has the map.
 
 pub mod accountability;
+pub mod build;
 pub mod callbacks;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod dispatch;
 pub mod env;
 pub mod extension;

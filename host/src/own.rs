@@ -89,6 +89,15 @@ pub fn entry(entry: &Entry) -> Vec<Value> {
     match &entry.state {
         State::Mounted(extension) => described(extension, "mounted"),
         State::Disabled(extension) => described(extension, "disabled"),
+        State::Off(switch) => vec![json!({
+            "id": null,
+            "folder": entry.folder,
+            "version": null,
+            "routes": [],
+            "state": "disabled",
+            "enabled_by": switch,
+            "error": null,
+        })],
         State::Refused(error) => vec![json!({
             "id": null,
             "folder": entry.folder,

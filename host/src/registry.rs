@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::values::Require;
-use crate::extension::discovery::{self, Found, PassedOver};
+use crate::extension::discovery::{self, Discovered, Found, PassedOver};
 use crate::extension::instance::Endpoint;
 use crate::extension::{Extension, LoadError, Reason};
 use crate::log::{self, Level};
@@ -54,6 +54,8 @@ pub enum State {
     Mounted(Arc<Extension>),
     /// The operator has switched all of its ids off.
     Disabled(Arc<Extension>),
+    /// It waits for a variable to switch it on, and is not loaded.
+    Off(String),
     /// It is not served, and why.
     Refused(Arc<LoadError>),
 }
@@ -68,7 +70,7 @@ impl Registry {
     pub fn loaded(&self) -> impl Iterator<Item = &Arc<Extension>> {
         self.entries.iter().filter_map(|entry| match &entry.state {
             State::Mounted(extension) | State::Disabled(extension) => Some(extension),
-            State::Refused(_) => None,
+            State::Off(_) | State::Refused(_) => None,
         })
     }
 
@@ -156,6 +158,16 @@ pub fn load(host: &Arc<Host>) -> std::io::Result<Registry> {
         outcome,
     } in found
     {
+        if let Ok(Discovered { manifest, .. }) = &outcome
+            && let Some(switch) = &manifest.enabled_by
+            && !manifest.is_enabled(&host.env)
+        {
+            registry.entries.push(Entry {
+                folder,
+                state: State::Off(switch.clone()),
+            });
+            continue;
+        }
         let loaded = outcome.and_then(|discovered| {
             Extension::create(&folder, &path, discovered, 1, &host.env, &host.copies, host)
                 .map_err(|reason| reason.of(&folder))
@@ -190,6 +202,13 @@ pub fn report(registry: &Registry) {
                     Level::Info,
                     "an extension is switched off",
                     &[("id", &ids(extension)), ("folder", folder)],
+                );
+            }
+            State::Off(switch) => {
+                log::event(
+                    Level::Debug,
+                    "an extension waits to be switched on",
+                    &[("folder", folder), ("by", switch)],
                 );
             }
             State::Refused(error) => {

@@ -31,6 +31,8 @@ pub struct Manifest {
     pub description: String,
     /// The file name of its library in `dist`; absent: the one that is there.
     pub library: Option<String>,
+    /// A variable that switches it on: without it, or with one that says no, the extension is loaded by nobody.
+    pub enabled_by: Option<String>,
     /// The variables that it may read.
     pub env: Variables,
     /// Where it may call.
@@ -140,7 +142,14 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Looks up every required variable. An empty one is set.
+    /// Whether it is switched on; most extensions always are.
+    pub fn is_enabled(&self, env: &Env) -> bool {
+        const NO: [&str; 4] = ["false", "0", "off", "no"];
+        let switch = self.enabled_by.as_ref().map(|name| env.get(name));
+        switch.is_none_or(|value| value.is_some_and(|value| !NO.contains(&value)))
+    }
+
+    /// Looks up every required variable.
     ///
     /// # Errors
     /// Names the first one that is missing.
