@@ -28,6 +28,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 // One pointer wide, so that the good way of a `Result` stays small.
 pub struct Error(Box<Parts>);
 
+const CLIENT_LEFT: &str = "CLIENT_CLOSED_REQUEST";
+
 struct Parts {
     status: u16,
     code: Cow<'static, str>,
@@ -73,6 +75,15 @@ impl Error {
     /// 500 `INTERNAL_SERVER_ERROR`: the message is for the log and for administrators; other callers read the host's.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(500, "INTERNAL_SERVER_ERROR", message.to_string())
+    }
+
+    /// 499: there is nobody to answer, and nothing to log.
+    pub(crate) fn client_left() -> Self {
+        Self::new(499, CLIENT_LEFT, "The client has left.")
+    }
+
+    pub(crate) fn is_client_left(&self) -> bool {
+        self.0.code == CLIENT_LEFT
     }
 
     /// Adds what is behind it, for the log.

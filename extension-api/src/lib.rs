@@ -14,6 +14,8 @@ mod headers;
 mod request;
 mod response;
 mod router;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use accountability::Accountability;
 pub use bridge::Bytes;

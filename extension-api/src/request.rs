@@ -261,7 +261,7 @@ impl Reading {
                 "The request's body is too large.",
             )),
             EXT_BROKEN => Err(Error::bad_request("Invalid payload. The body broke off.")),
-            EXT_CANCELLED | EXT_GONE => Err(Error::internal("the client has left")),
+            EXT_CANCELLED | EXT_GONE => Err(Error::client_left()),
             other => Err(Error::internal(format_args!(
                 "cannot read the body: the host says {other}"
             ))),

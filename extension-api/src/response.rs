@@ -212,7 +212,7 @@ impl BodyWriter {
 fn written(status: ext_status) -> Result<()> {
     match status {
         EXT_OK => Ok(()),
-        EXT_CANCELLED | EXT_GONE => Err(Error::internal("the reader of the body has left")),
+        EXT_CANCELLED | EXT_GONE => Err(Error::client_left()),
         other => Err(Error::internal(format_args!(
             "cannot write the body: the host says {other}"
         ))),

@@ -300,7 +300,7 @@ impl TaskRef {
                 Some(task)
             }
             Err(panic) => {
-                task.panicked(&panic.0);
+                task.panicked(panic.0);
                 None
             }
         }
@@ -368,7 +368,7 @@ impl TaskRef {
                 }
                 Err(panic) => {
                     self.clear_stage();
-                    self.panicked(&panic.0);
+                    self.panicked(panic.0);
                     return true;
                 }
             }
@@ -454,7 +454,7 @@ impl TaskRef {
     }
 
     /// Ends the request for a panic, by an error or, where the answer's head is out, by breaking off.
-    fn panicked(&self, text: &str) {
+    fn panicked(&self, text: String) {
         if self.header().state.load(Ordering::Acquire) & STREAMING != 0 {
             return self.break_off(text);
         }
@@ -462,7 +462,7 @@ impl TaskRef {
             500,
             "INTERNAL_SERVER_ERROR",
             "the handler panicked",
-            text,
+            &text,
             EXT_ERROR_PANIC,
         );
     }
@@ -515,7 +515,7 @@ impl TaskRef {
             // SAFETY: on the polling thread, between two polls.
             Ok(future) => unsafe { (self.header().functions.stream)(self.0, future) },
             Err(panic) => {
-                self.break_off(&panic.0);
+                self.break_off(panic.0);
                 return false;
             }
         }
@@ -523,26 +523,22 @@ impl TaskRef {
     }
 
     fn end_stream(&self, result: Result<()>) {
-        match result {
-            // SAFETY: `end` takes every handle.
-            Ok(()) => self.finish(|task| unsafe { (task.table().end)(task.handle(), EXT_OK) }),
-            Err(error) => self.break_off(&error.report()),
-        }
+        let status = match result {
+            Ok(()) => EXT_OK,
+            Err(error) if error.is_client_left() => EXT_CANCELLED,
+            Err(error) => return self.break_off(error.report()),
+        };
+        // SAFETY: `end` takes every handle.
+        self.finish(|task| unsafe { (task.table().end)(task.handle(), status) });
     }
 
-    fn break_off(&self, why: &str) {
-        self.finish(|task| {
-            // SAFETY: `end` takes every handle.
-            let status = unsafe { (task.table().end)(task.handle(), EXT_FAILED) };
-            if status == EXT_OK {
-                task.header().host.log(
-                    EXT_LOG_ERROR,
-                    "a streamed answer was broken off",
-                    &[("cause", why.to_owned())],
-                );
-            }
-            status
-        });
+    fn break_off(&self, why: String) {
+        let message = "a streamed answer was broken off";
+        self.header()
+            .host
+            .log(EXT_LOG_ERROR, message, &[("cause", why)]);
+        // SAFETY: `end` takes every handle.
+        self.finish(|task| unsafe { (task.table().end)(task.handle(), EXT_FAILED) });
     }
 
     /// Finishes the request by `call`, or leaves that to a `Hold` that the author has taken elsewhere.
