@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 use actix_http::header::HeaderName;
 use actix_http::{Method, Request, Response};
 use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
+use futures_core::future::LocalBoxFuture;
 use smallvec::SmallVec;
 
 use crate::accountability::{Accountability, redact};
@@ -21,7 +22,7 @@ use crate::extension::Extension;
 use crate::extension::context::Closed;
 use crate::extension::routes::{Found, Mark};
 use crate::log::{self, Level};
-use crate::own;
+use crate::own::{self, Served};
 use crate::registry::Mount;
 use crate::reply::{self, Body, Refusal, refuse};
 use crate::request::{self, ClientSide, Opening, RequestId, Url, below_mount, content_length};
@@ -50,8 +51,10 @@ fn handle(
         SystemTime::now(),
     );
     let who = who.map_err(|error| reply::unauthorized(&error))?;
-    if let Some(response) = own::serve(&worker.host, request.method(), path_of(target), &who) {
-        return Ok(State::Ready(Some(response)));
+    match own::serve(&worker.host, request.method(), path_of(target), &who) {
+        None => {}
+        Some(Served::Now(response)) => return Ok(State::Ready(Some(response))),
+        Some(Served::Soon(answer)) => return Ok(State::Own(answer)),
     }
     let (mount_id, url) = below(target);
     let registry = worker.host.registry.load();
@@ -256,6 +259,8 @@ pub struct Answer {
 enum State {
     /// The answer is there.
     Ready(Option<Response<Body>>),
+    /// The host itself is at work.
+    Own(LocalBoxFuture<'static, Response<Body>>),
     /// An extension is at work. Dropped, the client has left.
     Waiting(Option<ClientSide>),
 }
@@ -267,6 +272,10 @@ impl Future for Answer {
         let this = &mut *self;
         let taken = match &mut this.state {
             State::Ready(response) => response.take(),
+            State::Own(answer) => match answer.as_mut().poll(cx) {
+                Poll::Ready(response) => Some(response),
+                Poll::Pending => None,
+            },
             State::Waiting(client) => match client.take().map(ClientSide::take) {
                 Some(Ok(response)) => Some(response),
                 Some(Err(waiting)) => {

@@ -18,6 +18,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Clone, Default)]
 pub struct Env {
     variables: HashMap<String, String>,
+    /// The file that it may be read from again.
+    file: Option<PathBuf>,
 }
 
 impl Env {
@@ -39,7 +41,16 @@ impl Env {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         variables.extend(process);
-        Ok(Env { variables })
+        let file = Some(dotenv_path.to_owned());
+        Ok(Env { variables, file })
+    }
+
+    /// Takes the snapshot again, where it came from a file that may have changed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn reread(&self) -> Result<Option<Env>, EnvError> {
+        self.file.as_deref().map(Env::load).transpose()
     }
 
     /// Makes an environment of the given variables alone.
@@ -50,7 +61,10 @@ impl Env {
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()))
             .collect();
-        Env { variables }
+        Env {
+            variables,
+            file: None,
+        }
     }
 
     /// The value of a variable. An empty one counts as not set: that is how an `.env` that was copied and not filled in looks.
@@ -81,6 +95,7 @@ impl Env {
         };
         Ok(Env {
             variables: parse(&text).map_err(malformed)?,
+            file: None,
         })
     }
 }

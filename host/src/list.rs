@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::loading::{self, Scope};
 use crate::own;
-use crate::registry;
 use crate::server::{Host, ServeError};
 
 /// Loads every extension as the host would, prints what became of it, and lets it go again.
@@ -14,9 +14,14 @@ use crate::server::{Host, ServeError};
 /// # Errors
 /// Where the extensions folder cannot be read.
 pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let loaded = registry::load(host)
+    loading::update(host, &Scope::Changed)
         .map_err(|cause| ServeError::Extensions(host.config.extensions_path.clone(), cause))?;
-    let rows: Vec<Value> = loaded.entries.iter().flat_map(own::entry).collect();
+    let loaded = host.registry.load_full();
+    let rows: Vec<Value> = loaded
+        .entries
+        .iter()
+        .flat_map(|entry| own::entry(host, entry))
+        .collect();
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {

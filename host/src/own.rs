@@ -6,41 +6,100 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_http::header::{self, HeaderValue};
 use actix_http::{Method, Response, StatusCode};
 use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
+use futures_core::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
 use crate::accountability::Accountability;
 use crate::extension::{Extension, library};
+use crate::loading::{self, Scope};
 use crate::registry::{Entry, State, whole};
-use crate::reply::{Body, Refusal, json_with, refuse, text};
+use crate::reply::{Body, Refusal, errors, json_with, refuse, text};
 use crate::server::Host;
 
-/// The answer of the host's own routes; `None` where the path is none of them.
+/// An answer of the host's own.
+pub enum Served {
+    /// It is there.
+    Now(Response<Body>),
+    /// It takes a while.
+    Soon(LocalBoxFuture<'static, Response<Body>>),
+}
+
+/// Serves the host's own routes; `None` where the path is none of them.
 pub fn serve(
-    host: &Host,
+    host: &Arc<Host>,
     method: &Method,
     path: &str,
     who: &Accountability,
-) -> Option<Response<Body>> {
-    let answer = match path {
-        "/server/ping" => || text(StatusCode::OK, "pong"),
-        "/server/health" => return on_get(method, || health(host)),
-        "/server/info" => return on_get(method, || info(host, who)),
-        "/extensions" | "/extensions/" if who.admin => return on_get(method, || extensions(host)),
-        "/extensions" | "/extensions/" => return Some(refuse(&Refusal::Forbidden)),
-        _ => return None,
+) -> Option<Served> {
+    let now = match path {
+        "/server/ping" => on(method, &Method::GET, || text(StatusCode::OK, "pong")),
+        "/server/health" => on(method, &Method::GET, || health(host)),
+        "/server/info" => on(method, &Method::GET, || info(host, who)),
+        "/extensions" | "/extensions/" if who.admin => {
+            on(method, &Method::GET, || extensions(host))
+        }
+        "/extensions" | "/extensions/" => refuse(&Refusal::Forbidden),
+        _ => {
+            let id = path.strip_prefix("/extensions/")?.strip_suffix("/reload")?;
+            if !who.admin {
+                refuse(&Refusal::Forbidden)
+            } else if *method == Method::POST {
+                return Some(Served::Soon(Box::pin(reload(host.clone(), id.to_owned()))));
+            } else {
+                on(method, &Method::POST, || refuse(&Refusal::Internal))
+            }
+        }
     };
-    on_get(method, answer)
+    Some(Served::Now(now))
 }
 
-fn on_get(method: &Method, answer: impl FnOnce() -> Response<Body>) -> Option<Response<Body>> {
-    const ALLOW: &str = "GET, HEAD, OPTIONS";
-    Some(match *method {
-        Method::GET | Method::HEAD => answer(),
-        Method::OPTIONS => options(ALLOW),
-        _ => refuse(&Refusal::MethodNotAllowed {
-            allow: ALLOW.to_owned(),
-        }),
-    })
+/// Answers where the method is the served one; HEAD is served like GET.
+fn on(method: &Method, served: &Method, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    let allow = if *served == Method::GET {
+        "GET, HEAD, OPTIONS".to_owned()
+    } else {
+        format!("{served}, OPTIONS")
+    };
+    if method == served || (*method == Method::HEAD && *served == Method::GET) {
+        answer()
+    } else if *method == Method::OPTIONS {
+        options(&allow)
+    } else {
+        refuse(&Refusal::MethodNotAllowed { allow })
+    }
+}
+
+/// Loads an extension anew, whether its files have changed or not, and answers with what came of it.
+async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
+    let path = format!("/extensions/{id}/reload");
+    let meant = {
+        let registry = host.registry.load();
+        let mounted = registry
+            .find(&id)
+            .map(|mount| mount.extension.name().to_owned());
+        mounted.or_else(|| registry.entry(&id).map(|entry| entry.folder.clone()))
+    };
+    let Some(folder) = meant else {
+        return refuse(&Refusal::NotFound { path });
+    };
+    let working = host.clone();
+    let refreshed =
+        actix_rt::task::spawn_blocking(move || loading::refresh(&working, &Scope::Id(&id))).await;
+    if !matches!(refreshed, Ok(Ok(_))) {
+        return refuse(&Refusal::Internal);
+    }
+    let registry = host.registry.load();
+    match registry.entry(&folder) {
+        None => refuse(&Refusal::NotFound { path }),
+        Some(entry) => match (&entry.state, &entry.rejected) {
+            (State::Refused(error), _) | (_, Some(error)) => errors(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &whole(error.as_ref()),
+                error.code(),
+            ),
+            _ => json_with(StatusCode::OK, &json!({"data": self::entry(&host, entry)})),
+        },
+    }
 }
 
 /// The answer to OPTIONS.
@@ -80,15 +139,19 @@ fn info(host: &Host, who: &Accountability) -> Response<Body> {
 
 fn extensions(host: &Host) -> Response<Body> {
     let registry = host.registry.load();
-    let data: Vec<Value> = registry.entries.iter().flat_map(entry).collect();
+    let data: Vec<Value> = registry
+        .entries
+        .iter()
+        .flat_map(|known| entry(host, known))
+        .collect();
     json_with(StatusCode::OK, &json!({"data": data}))
 }
 
 /// What there is to say of an extension folder: one value for each of its endpoints, or one that says why there is none.
-pub fn entry(entry: &Entry) -> Vec<Value> {
+pub fn entry(host: &Host, entry: &Entry) -> Vec<Value> {
     match &entry.state {
-        State::Mounted(extension) => described(extension, "mounted"),
-        State::Disabled(extension) => described(extension, "disabled"),
+        State::Mounted(extension) => described(host, entry, extension, "mounted"),
+        State::Disabled(extension) => described(host, entry, extension, "disabled"),
         State::Off(switch) => vec![json!({
             "id": null,
             "folder": entry.folder,
@@ -109,7 +172,7 @@ pub fn entry(entry: &Entry) -> Vec<Value> {
     }
 }
 
-fn described(extension: &Arc<Extension>, state: &str) -> Vec<Value> {
+fn described(host: &Host, entry: &Entry, extension: &Arc<Extension>, state: &str) -> Vec<Value> {
     let describe = |endpoint: &crate::extension::instance::Endpoint| {
         let route = |route: &crate::extension::routes::Route| json!({"method": route.method.as_ref().map_or("*", Method::as_str), "pattern": route.pattern});
         json!({
@@ -120,11 +183,15 @@ fn described(extension: &Arc<Extension>, state: &str) -> Vec<Value> {
             "description": extension.manifest.description,
             "routes": endpoint.routes.iter().map(route).collect::<Vec<_>>(),
             "state": state,
-            "error": null,
+            // Why the newest build is not the one that is served.
+            "error": entry.rejected.as_ref().map(|error| json!({"code": error.code(), "message": whole(error.as_ref())})),
             "sdk": extension.sdk,
             "generation": extension.generation,
+            "content_sha256": extension.content_sha256(),
             "loaded_at": rfc3339(extension.loaded_at),
             "requests": {"in_flight": extension.context.requests(), "total": extension.context.served()},
+            "requests_on_older_generations": host.requests_on_older(extension.name()),
+            "libraries_mapped": extension.generation,
         })
     };
     extension.endpoints.iter().map(describe).collect()

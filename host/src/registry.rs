@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::Config;
 use crate::config::values::Require;
-use crate::extension::discovery::{self, Discovered, Found, PassedOver};
+use crate::extension::discovery::PassedOver;
 use crate::extension::instance::Endpoint;
 use crate::extension::{Extension, LoadError, Reason};
-use crate::log::{self, Level};
-use crate::server::Host;
+use crate::loading::Marks;
 
 /// A snapshot of all extensions.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Registry {
     mounts: HashMap<Box<str>, Mount>,
     /// Every extension folder, by name, and what became of it.
@@ -43,8 +43,12 @@ impl Mount {
 pub struct Entry {
     /// The folder's name.
     pub folder: String,
-    /// Served, switched off by the operator, or refused.
+    /// Served, switched off, or refused.
     pub state: State,
+    /// The files as they were when that was decided.
+    pub marks: Marks,
+    /// Why those files are not what is served: the generation before them still is.
+    pub rejected: Option<Arc<LoadError>>,
 }
 
 /// What became of an extension folder.
@@ -60,18 +64,30 @@ pub enum State {
     Refused(Arc<LoadError>),
 }
 
+impl Entry {
+    /// The loaded extension, switched off or not.
+    pub fn extension(&self) -> Option<&Arc<Extension>> {
+        match &self.state {
+            State::Mounted(extension) | State::Disabled(extension) => Some(extension),
+            State::Off(_) | State::Refused(_) => None,
+        }
+    }
+}
+
 impl Registry {
     /// What serves an id.
     pub fn find(&self, id: &str) -> Option<&Mount> {
         self.mounts.get(id)
     }
 
+    /// What became of a folder.
+    pub fn entry(&self, folder: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.folder == folder)
+    }
+
     /// All extensions that are loaded, switched off or not.
     pub fn loaded(&self) -> impl Iterator<Item = &Arc<Extension>> {
-        self.entries.iter().filter_map(|entry| match &entry.state {
-            State::Mounted(extension) | State::Disabled(extension) => Some(extension),
-            State::Off(_) | State::Refused(_) => None,
-        })
+        self.entries.iter().filter_map(Entry::extension)
     }
 
     /// The extensions that are served.
@@ -90,135 +106,55 @@ impl Registry {
         })
     }
 
-    /// Adds what was found in a folder. An id that is taken already refuses the newcomer whole.
-    fn add(&mut self, folder: String, loaded: Result<Arc<Extension>, LoadError>, host: &Host) {
-        let loaded = loaded.and_then(|extension| {
-            let taken = extension
-                .endpoints
-                .iter()
-                .find_map(|endpoint| Some((endpoint, self.mounts.get(endpoint.id.as_str())?)));
-            match taken {
-                None => Ok(extension),
-                Some((endpoint, holder)) => {
-                    let reason = Reason::DuplicateId {
-                        id: endpoint.id.clone(),
-                        first: holder.extension.name().to_owned(),
-                    };
-                    extension.retire(std::time::Instant::now() + host.config.shutdown_timeout());
-                    Err(reason.of(&folder))
-                }
-            }
-        });
-        let state = match loaded {
-            Err(error) => State::Refused(Arc::new(error)),
-            Ok(extension) => {
-                let mut is_served = false;
-                for (number, endpoint) in extension.endpoints.iter().enumerate() {
-                    let rules = host
-                        .config
-                        .extensions
-                        .get(&endpoint.id)
-                        .cloned()
-                        .unwrap_or_default();
-                    if rules.enabled {
-                        is_served = true;
-                        let mount = Mount {
-                            extension: extension.clone(),
-                            endpoint: number,
-                            require: rules.require,
-                        };
-                        self.mounts.insert(endpoint.id.as_str().into(), mount);
-                    }
-                }
-                if is_served {
-                    State::Mounted(extension)
-                } else {
-                    State::Disabled(extension)
-                }
-            }
+    /// Mounts an extension in place of an earlier build of it.
+    ///
+    /// # Errors
+    /// Where another extension has one of its ids; nothing is changed then.
+    pub fn mount(&mut self, extension: &Arc<Extension>, config: &Config) -> Result<State, Reason> {
+        let of_others = |endpoint: &&Endpoint| {
+            self.find(&endpoint.id)
+                .is_some_and(|holder| holder.extension.name() != extension.name())
         };
-        self.entries.push(Entry { folder, state });
-    }
-}
-
-/// Finds and loads all extensions of the configured folder.
-///
-/// # Errors
-/// Where the folder itself cannot be read.
-pub fn load(host: &Arc<Host>) -> std::io::Result<Registry> {
-    let discovery::Discovery { found, passed_over } =
-        discovery::discover(&host.config.extensions_path)?;
-    let mut registry = Registry {
-        passed_over,
-        ..Registry::default()
-    };
-    for Found {
-        folder,
-        path,
-        outcome,
-    } in found
-    {
-        if let Ok(Discovered { manifest, .. }) = &outcome
-            && let Some(switch) = &manifest.enabled_by
-            && !manifest.is_enabled(&host.env)
-        {
-            registry.entries.push(Entry {
-                folder,
-                state: State::Off(switch.clone()),
+        if let Some(endpoint) = extension.endpoints.iter().find(of_others) {
+            let first = self
+                .find(&endpoint.id)
+                .map_or("", |holder| holder.extension.name())
+                .to_owned();
+            return Err(Reason::DuplicateId {
+                id: endpoint.id.clone(),
+                first,
             });
-            continue;
         }
-        let loaded = outcome.and_then(|discovered| {
-            Extension::create(&folder, &path, discovered, 1, &host.env, &host.copies, host)
-                .map_err(|reason| reason.of(&folder))
-        });
-        registry.add(folder, loaded, host);
+        self.unmount(extension.name());
+        let mut is_served = false;
+        for (number, endpoint) in extension.endpoints.iter().enumerate() {
+            let rules = config
+                .extensions
+                .get(&endpoint.id)
+                .cloned()
+                .unwrap_or_default();
+            if rules.enabled {
+                is_served = true;
+                let mount = Mount {
+                    extension: extension.clone(),
+                    endpoint: number,
+                    require: rules.require,
+                };
+                self.mounts.insert(endpoint.id.as_str().into(), mount);
+            }
+        }
+        let extension = extension.clone();
+        Ok(if is_served {
+            State::Mounted(extension)
+        } else {
+            State::Disabled(extension)
+        })
     }
-    Ok(registry)
-}
 
-/// Writes what became of each folder: one line each.
-pub fn report(registry: &Registry) {
-    for passed in &registry.passed_over {
-        log::event(
-            Level::Warn,
-            "a folder was passed over",
-            &[("folder", &passed.folder), ("why", &passed.why)],
-        );
-    }
-    for Entry { folder, state } in &registry.entries {
-        match state {
-            State::Mounted(extension) => {
-                let ids = ids(extension);
-                let fields: [log::Field<'_>; 3] = [
-                    ("id", &ids),
-                    ("version", &extension.manifest.version),
-                    ("folder", folder),
-                ];
-                log::event(Level::Info, "mounted an extension", &fields);
-            }
-            State::Disabled(extension) => {
-                log::event(
-                    Level::Info,
-                    "an extension is switched off",
-                    &[("id", &ids(extension)), ("folder", folder)],
-                );
-            }
-            State::Off(switch) => {
-                log::event(
-                    Level::Debug,
-                    "an extension waits to be switched on",
-                    &[("folder", folder), ("by", switch)],
-                );
-            }
-            State::Refused(error) => {
-                log::event(
-                    Level::Error,
-                    &whole(error.as_ref()),
-                    &[("code", &error.code()), ("folder", folder)],
-                );
-            }
-        }
+    /// Takes an extension's ids away.
+    pub fn unmount(&mut self, folder: &str) {
+        self.mounts
+            .retain(|_, mount| mount.extension.name() != folder);
     }
 }
 

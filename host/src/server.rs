@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -18,10 +18,13 @@ use crate::accountability::Authority;
 use crate::config::Config;
 use crate::dispatch;
 use crate::env::Env;
+use crate::extension::Extension;
 use crate::extension::library::Copies;
+use crate::loading::{self, Scope};
 use crate::log::{self, Level};
-use crate::registry::{self, Registry};
+use crate::registry::Registry;
 use crate::reply::Body;
+use crate::watcher::Watcher;
 use crate::worker::{Beat, Remote, Worker};
 
 /// The server: what all workers share.
@@ -29,7 +32,7 @@ pub struct Host {
     /// The settings.
     pub config: Config,
     /// The variables that extensions may be given.
-    pub env: Env,
+    pub env: ArcSwap<Env>,
     /// Who asks.
     pub authority: Authority,
     /// What is mounted.
@@ -38,6 +41,10 @@ pub struct Host {
     pub copies: Copies,
     /// When the host started.
     pub started: Instant,
+    /// Held while the snapshot is being brought in line.
+    pub updating: Mutex<()>,
+    /// Extensions that were replaced and may still have requests in hand.
+    retired: Mutex<Vec<Weak<Extension>>>,
     workers: RwLock<Vec<(Remote, Arc<Beat>)>>,
     next_worker: AtomicUsize,
     next_extension: AtomicU64,
@@ -111,8 +118,10 @@ impl Host {
         Ok(Arc::new(Self {
             authority: Authority::new(&config.auth),
             config,
-            env,
+            env: ArcSwap::from_pointee(env),
             registry: ArcSwap::default(),
+            updating: Mutex::default(),
+            retired: Mutex::default(),
             copies,
             started: Instant::now(),
             workers: RwLock::default(),
@@ -156,16 +165,38 @@ impl Host {
     /// # Errors
     /// Where the folder cannot be read, or something was refused and must not be.
     pub fn load_extensions(self: &Arc<Self>) -> Result<(), ServeError> {
-        let loaded = registry::load(self)
+        let changes = loading::update(self, &Scope::Changed)
             .map_err(|cause| ServeError::Extensions(self.config.extensions_path.clone(), cause))?;
-        registry::report(&loaded);
-        let refused = loaded.refused().count();
-        self.registry.store(Arc::new(loaded));
-        if self.config.must_load && refused > 0 {
-            Err(ServeError::MustLoad(refused))
-        } else {
-            Ok(())
+        let registry = self.registry.load();
+        loading::report_passed_over(&registry);
+        loading::report(&changes);
+        match registry.refused().count() {
+            refused if self.config.must_load && refused > 0 => Err(ServeError::MustLoad(refused)),
+            _ => Ok(()),
         }
+    }
+
+    /// Stops and destroys an extension that is not mounted any more, when the last request on it is over.
+    pub fn retire(&self, extension: Arc<Extension>) {
+        extension.context.retire();
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|old| old.strong_count() > 0);
+        retired.push(Arc::downgrade(&extension));
+        drop(retired);
+        // What a request may take, and what cancelling its operations takes.
+        let patience = extension.timeout.unwrap_or(Duration::from_secs(3_600))
+            + self.config.shutdown_timeout();
+        loading::retire(extension, patience);
+    }
+
+    /// Replaced builds of an extension that still have requests in hand, and how many.
+    pub fn requests_on_older(&self, folder: &str) -> usize {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let older = retired
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|old| old.name() == folder);
+        older.map(|old| old.context.requests()).sum()
     }
 
     /// Stops and destroys all extensions, when no request is served any more.
@@ -207,10 +238,16 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
     let addresses = server.addrs();
     let running = server.run();
     actix_rt::spawn(stop_on_signal(running.handle()));
+    actix_rt::spawn(refresh_on_signal(host.clone()));
+    let watcher = config
+        .auto_reload
+        .then(|| Watcher::start(host.clone()))
+        .transpose()
+        .map_err(ServeError::Run)?;
     let watch = Watch::start(host.clone());
     listening(&addresses);
     let ended = running.await;
-    drop(watch);
+    drop((watch, watcher));
     host.stop_extensions();
     ended.map_err(ServeError::Run)
 }
@@ -248,6 +285,19 @@ async fn stop_on_signal(server: ServerHandle) {
             log::event(Level::Info, "stopping now", &[("signal", &name)]);
             server.stop(false).await;
         }
+    }
+}
+
+/// SIGHUP: look at the extensions folder and the environment now.
+async fn refresh_on_signal(host: Arc<Host>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        let host = host.clone();
+        // Both errors have been logged, or end the host by other ways.
+        let _ = tokio::task::spawn_blocking(move || loading::refresh(&host, &Scope::Changed)).await;
     }
 }
 

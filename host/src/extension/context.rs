@@ -170,6 +170,15 @@ impl Context {
         self.variables.get(name).map(Option::as_deref)
     }
 
+    /// Whether the environment still says what the extension was given.
+    pub fn is_current(&self, env: &Env, manifest: &Manifest) -> bool {
+        manifest.is_enabled(env)
+            && self
+                .variables
+                .iter()
+                .all(|(name, value)| env.get(name) == value.as_deref())
+    }
+
     /// Parses and checks a base URL. The error is a status of the ABI, and has been logged.
     pub fn declare_base(&self, url: &str) -> Result<ext_base, ext_status> {
         let base = Base::parse(url).map_err(|problem| {

@@ -42,7 +42,7 @@ pub struct Discovered {
 }
 
 /// A folder that has the name of an extension and is none.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
     /// Its name.
     pub folder: String,
@@ -72,6 +72,20 @@ pub fn discover(extensions: &Path) -> io::Result<Discovery> {
         .passed_over
         .sort_by(|a, b| a.folder.cmp(&b.folder));
     Ok(discovery)
+}
+
+/// The folders that may be extensions, by name; none where the extensions folder cannot be read.
+pub fn folders(extensions: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(extensions).into_iter().flatten().flatten();
+    let has_name = |entry: &DirEntry| {
+        entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(FOLDER_PREFIX))
+    };
+    let mut folders: Vec<PathBuf> = entries.filter(has_name).map(|entry| entry.path()).collect();
+    folders.sort();
+    folders
 }
 
 /// Reads the manifest of one extension and finds its library; for a folder that is known to be one.

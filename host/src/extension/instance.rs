@@ -3,8 +3,8 @@
 
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use extension_api::abi::*;
@@ -46,6 +46,9 @@ pub struct Extension {
     pub body_bytes_max: u64,
     /// The most requests at once.
     pub concurrency_max: usize,
+    /// The private copy that was loaded.
+    copy: PathBuf,
+    content_sha256: OnceLock<String>,
     entry: ext_entry,
     instance: Instance,
     is_stopped: AtomicBool,
@@ -81,7 +84,7 @@ impl Extension {
     ) -> Result<Arc<Self>, Reason> {
         let Discovered { manifest, library } = discovered;
         let context = Context::new(folder, &manifest, env, host)?;
-        let Loaded { entry, about } =
+        let Loaded { entry, about, copy } =
             library::load(&library, copies, host.config.allow_panic_abort)?;
         let create = entry.create.ok_or(Reason::MissingHook {
             library: library.clone(),
@@ -127,6 +130,8 @@ impl Extension {
             manifest,
             path: path.to_owned(),
             sdk: about.sdk,
+            copy,
+            content_sha256: OnceLock::new(),
             generation,
             loaded_at: SystemTime::now(),
             entry,
@@ -149,6 +154,22 @@ impl Extension {
     /// The folder's name.
     pub fn name(&self) -> &str {
         &self.context.name
+    }
+
+    /// The SHA-256 of the library, in hexadecimal digits; empty where its copy cannot be read any more. Computed when first
+    /// asked for: not at the start, where nobody waits for it.
+    pub fn content_sha256(&self) -> &str {
+        self.content_sha256.get_or_init(|| {
+            let Ok(content) = std::fs::read(&self.copy) else {
+                return String::new();
+            };
+            let digest = ring::digest::digest(&ring::digest::SHA256, &content);
+            digest
+                .as_ref()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
+        })
     }
 
     /// Lets the extension handle a request. On the request's worker, or on a thread that may block where the route says so.
@@ -198,6 +219,8 @@ impl Extension {
         if self.is_stopped.swap(true, Ordering::AcqRel) {
             return;
         }
+        // What is mapped stays mapped; the file would only fill the disk while a developer reloads.
+        let _ = std::fs::remove_file(&self.copy);
         // SAFETY: `create` made the instance, nothing is under way, and each of the two is called once, here.
         unsafe {
             if let Some(stop) = self.entry.stop {

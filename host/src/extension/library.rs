@@ -102,6 +102,8 @@ pub struct Loaded {
     pub entry: ext_entry,
     /// What the gate read from the file.
     pub about: gate::Entry,
+    /// The private copy.
+    pub copy: PathBuf,
 }
 
 /// Takes a private copy of the library, checks it before a line of it runs, and loads it.
@@ -143,5 +145,5 @@ pub fn load(library: &Path, copies: &Copies, allow_panic_abort: bool) -> Result<
     };
     MAPPED.fetch_add(1, Ordering::Relaxed);
     std::mem::forget(opened);
-    Ok(Loaded { entry, about })
+    Ok(Loaded { entry, about, copy })
 }

@@ -43,6 +43,11 @@ pub struct Manifest {
     pub request: Request,
 }
 
+/// Whether the value of a variable switches something on.
+pub fn is_on(value: &str) -> bool {
+    !["false", "0", "off", "no"].contains(&value)
+}
+
 /// The variables of the host's environment that an extension may read.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -144,9 +149,8 @@ impl Manifest {
 
     /// Whether it is switched on; most extensions always are.
     pub fn is_enabled(&self, env: &Env) -> bool {
-        const NO: [&str; 4] = ["false", "0", "off", "no"];
         let switch = self.enabled_by.as_ref().map(|name| env.get(name));
-        switch.is_none_or(|value| value.is_some_and(|value| !NO.contains(&value)))
+        switch.is_none_or(|value| value.is_some_and(is_on))
     }
 
     /// Looks up every required variable.
