@@ -106,9 +106,10 @@ impl Extension {
         if status != EXT_OK {
             return Err(match refusal {
                 _ if broken.is_some() => broken.unwrap_or(Reason::NoEndpoint),
-                Some(message) => match message.strip_prefix("panicked: ") {
-                    Some(message) => Reason::CreatePanicked {
-                        message: message.to_owned(),
+                // The SDK says so of a panic that it has caught: "panicked at src/lib.rs:7:9: …".
+                Some(message) => match message.strip_prefix("panicked") {
+                    Some(place) => Reason::CreatePanicked {
+                        message: place.trim_start_matches([':', ' ']).to_owned(),
                     },
                     None => Reason::CreateFailed { message },
                 },
