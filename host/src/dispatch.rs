@@ -289,9 +289,12 @@ impl Future for Answer {
         let Some(mut response) = taken else {
             return Poll::Pending;
         };
-        response
-            .headers_mut()
-            .insert(REQUEST_ID, this.id.header_value());
+        // An upstream's own id is passed on as it is, like all of its headers.
+        if !response.headers().contains_key(REQUEST_ID) {
+            response
+                .headers_mut()
+                .insert(REQUEST_ID, this.id.header_value());
+        }
         if let Some(access) = &this.access {
             access.log(&response, this.id);
         }

@@ -630,9 +630,15 @@ impl Handle {
                 "the extension gave a request up without an answer",
             );
         }
+        let is_streaming = self.shared().decision.load(Ordering::Acquire) == STREAMING;
         let left = {
             let mut local = local.borrow_mut();
             local.payload = None;
+            if is_streaming && local.stream.ended.is_none() {
+                // Given up in the middle: the client must not take it for whole, nor wait for the rest.
+                local.stream.ended = Some(false);
+                local.stream.waker.take().map(Waker::wake);
+            }
             (
                 local.flight.take(),
                 local.reading.take(),

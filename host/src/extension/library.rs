@@ -116,9 +116,9 @@ pub fn load(library: &Path, copies: &Copies, allow_panic_abort: bool) -> Result<
         let _ = fs::remove_file(&copy);
     })?;
     let failed = |cause: libloading::Error| {
-        let text = cause
-            .to_string()
-            .replace(&*copy.to_string_lossy(), &library.to_string_lossy());
+        // What the loader said stands in the source alone.
+        let said = std::error::Error::source(&cause).map_or(cause.to_string(), ToString::to_string);
+        let text = said.replace(&*copy.to_string_lossy(), &library.to_string_lossy());
         Reason::OpenFailed {
             library: library.to_owned(),
             text,
