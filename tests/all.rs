@@ -1,0 +1,13 @@
+//! The host as its users meet it: the real binary as a process of its own, real sockets, extensions good and bad.
+//!
+//! A test says what it needs of [`support`]: a host with some extensions, an upstream that records what reaches it, exact
+//! bytes on the wire. It asserts the caller's answer and what the other side saw, and waits for events, never for time.
+
+mod support;
+
+mod faults;
+mod fetch;
+mod http;
+mod identity;
+mod life;
+mod loading;

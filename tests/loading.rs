@@ -1,0 +1,732 @@
+//! Extensions that cannot be served: each is refused with a sentence of its own, and all others are served.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Extension, Host, built};
+
+/// A host with a good extension and a bad one serves the good one, and says everywhere why it refuses the bad one. One that
+/// must have all of them ends.
+#[track_caller]
+fn refused(bad: &Extension, code: &str, parts: &[&str]) {
+    refused_by(|| Host::plan().extensions(&[bad]), bad.name(), code, parts);
+}
+
+#[track_caller]
+fn refused_by(
+    plan: impl Fn() -> crate::support::host::Plan,
+    folder: &str,
+    code: &str,
+    parts: &[&str],
+) {
+    let host = plan().extensions(&[&Extension::good()]).start();
+    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+    let sentence = said(&host.log(), folder, code, parts);
+
+    let entries = host.said_of(folder);
+    assert_eq!(entries.len(), 1, "{entries:#?}");
+    assert_eq!(entries[0]["state"], "refused");
+    assert_eq!(entries[0]["error"]["code"], code);
+    assert_eq!(entries[0]["error"]["message"], sentence.as_str());
+    assert_eq!(
+        host.get("/server/health").text(),
+        r#"{"status":"warn"}"#,
+        "monitoring shall see it"
+    );
+    assert_eq!(host.stop().code, Some(0));
+
+    let ended = plan()
+        .extensions(&[&Extension::good()])
+        .option("--must-load")
+        .fail();
+    assert_eq!(ended.code, Some(1));
+    said(&ended.log, folder, code, parts);
+    assert!(ended.said("an extension was refused, and must_load is set"));
+}
+
+/// The sentence that the log has for a refusal.
+#[track_caller]
+fn said(log: &[Value], folder: &str, code: &str, parts: &[&str]) -> String {
+    let line = log
+        .iter()
+        .find(|line| line["level"] == "error" && line["folder"] == folder)
+        .unwrap_or_else(|| panic!("no line names {folder}: {log:#?}"));
+    assert_eq!(line["code"], code, "{line}");
+    let sentence = line["message"].as_str().expect("a sentence");
+    for part in [&[folder], parts].concat() {
+        assert!(
+            sentence.contains(part),
+            "{part:?} is missing in {sentence:?}"
+        );
+    }
+    sentence.to_owned()
+}
+
+fn broken(defines: &[&str]) -> Extension {
+    Extension::c("directus-extension-broken", "broken.c", defines)
+}
+
+fn bytes_of(library: &std::path::Path) -> Vec<u8> {
+    fs::read(library).expect("a library")
+}
+
+#[test]
+fn the_fixture_that_others_spoil_is_good_when_it_is_not_spoiled() {
+    let host = Host::with(&[&broken(&[])]);
+    assert_eq!(host.get("/broken/now").text(), "not broken");
+    assert_eq!(host.get("/server/health").text(), r#"{"status":"ok"}"#);
+}
+
+// ---- The library's file ----
+
+#[test]
+fn a_missing_library() {
+    let bad = Extension::empty("directus-extension-missing-library").manifest("");
+    refused(
+        &bad,
+        "LIBRARY_MISSING",
+        &["there is no library in", "/dist; build the extension"],
+    );
+}
+
+#[test]
+fn a_library_that_only_the_manifest_knows() {
+    let bad = broken(&[]).manifest("library = \"libother.so\"");
+    refused(
+        &bad,
+        "LIBRARY_MISSING",
+        &[
+            "libother.so does not exist",
+            "correct `library` in its extension.toml",
+        ],
+    );
+}
+
+#[test]
+fn several_libraries_of_which_none_is_named() {
+    let bad = Extension::empty("directus-extension-several")
+        .manifest("")
+        .file("dist/liba.so", "")
+        .file("dist/libb.so", "");
+    refused(
+        &bad,
+        "LIBRARY_AMBIGUOUS",
+        &[
+            "(liba.so, libb.so)",
+            "name one in extension.toml: library = \"liba.so\"",
+        ],
+    );
+}
+
+#[test]
+fn of_several_libraries_the_named_one_is_loaded() {
+    let library = built::c_library("broken.c", &[]);
+    let extension = Extension::empty("directus-extension-named")
+        .manifest("library = \"libgood.so\"")
+        .file("dist/libbad.so", "")
+        .file("dist/libgood.so", bytes_of(&library));
+    let host = Host::with(&[&extension]);
+    assert_eq!(host.get("/broken/now").text(), "not broken");
+}
+
+#[test]
+fn a_text_in_place_of_a_library() {
+    let bad = Extension::empty("directus-extension-text")
+        .manifest("")
+        .file("dist/libtext.so", "I am no library.\n");
+    refused(
+        &bad,
+        "LIBRARY_INVALID",
+        &[
+            "libtext.so is not a shared library",
+            "build the extension again",
+        ],
+    );
+}
+
+#[test]
+fn an_empty_file_in_place_of_a_library() {
+    let bad = Extension::empty("directus-extension-empty")
+        .manifest("")
+        .file("dist/libempty.so", "");
+    refused(
+        &bad,
+        "LIBRARY_INVALID",
+        &["libempty.so is not a shared library but an empty file"],
+    );
+}
+
+#[test]
+fn half_a_library() {
+    let whole = bytes_of(&built::c_library("broken.c", &[]));
+    for part in [20, 100, whole.len() / 4, whole.len() / 2, whole.len() - 100] {
+        let bad = Extension::empty("directus-extension-half")
+            .manifest("")
+            .file("dist/libhalf.so", &whole[..part]);
+        refused(
+            &bad,
+            "LIBRARY_INVALID",
+            &["libhalf.so", "build the extension again"],
+        );
+    }
+}
+
+#[test]
+fn a_library_for_another_processor() {
+    // The field e_machine of the ELF header: AArch64, or x86-64 where that is what this is.
+    let (machine, name) = if cfg!(target_arch = "aarch64") {
+        (62_u16, "x86")
+    } else {
+        (183, "aarch64")
+    };
+    let mut library = bytes_of(&built::c_library("broken.c", &[]));
+    library[18..20].copy_from_slice(&machine.to_le_bytes());
+    let bad = Extension::empty("directus-extension-foreign")
+        .manifest("")
+        .file("dist/libforeign.so", library);
+    refused(
+        &bad,
+        "LIBRARY_ARCHITECTURE",
+        &[
+            "libforeign.so was built for",
+            name,
+            "this host runs on",
+            "build it for",
+        ],
+    );
+}
+
+#[test]
+fn a_library_that_misses_a_function_of_another_one() {
+    refused(
+        &broken(&["UNRESOLVED"]),
+        "LIBRARY_OPEN",
+        &[
+            "the system cannot load",
+            "a_function_that_nobody_has",
+            "install what it misses",
+        ],
+    );
+}
+
+#[test]
+fn a_folder_in_place_of_a_library() {
+    let bad = Extension::empty("directus-extension-folder")
+        .manifest("library = \"libfolder.so\"")
+        .file("dist/libfolder.so/a", "");
+    refused(
+        &bad,
+        "LIBRARY_INVALID",
+        &["libfolder.so is not a shared library but a folder"],
+    );
+}
+
+#[test]
+fn a_library_that_the_host_may_not_read() {
+    unreadable("dist", |folder| {
+        let library = fs::read_dir(folder.join("dist"))
+            .expect("dist")
+            .next()
+            .expect("a library");
+        library.expect("a library").path()
+    });
+}
+
+#[test]
+fn a_manifest_that_the_host_may_not_read() {
+    unreadable("extension.toml", |folder| folder.join("extension.toml"));
+}
+
+/// Root may read everything: as root, the host is run as nobody.
+#[track_caller]
+fn unreadable(named: &str, which: impl Fn(&std::path::Path) -> std::path::PathBuf) {
+    const NOBODY: u32 = 65534;
+    let bad = broken(&[]);
+    let is_root = fs::metadata("/proc/self").expect("a process").uid() == 0;
+    let plan = || {
+        let plan = Host::plan().extensions(&[&bad, &Extension::good()]);
+        let path = which(&plan.extensions_path().join(bad.name()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("a mode");
+        if !is_root {
+            return plan;
+        }
+        let chown = Command::new("chown")
+            .args(["-R", &NOBODY.to_string()])
+            .arg(plan.folder())
+            .status();
+        assert!(chown.expect("chown runs").success());
+        plan.as_user(NOBODY)
+    };
+    refused_by(
+        plan,
+        bad.name(),
+        "PERMISSION_DENIED",
+        &[
+            "no permission to read",
+            named,
+            "let the host's user read it",
+        ],
+    );
+}
+
+// ---- The entry ----
+
+#[test]
+fn a_library_without_the_entry() {
+    refused(
+        &broken(&["ENTRY=extension_entry_v0"]),
+        "ENTRY_MISSING",
+        &[
+            "exports no symbol extension_entry_v1",
+            "export_endpoint!",
+            "extension_api.h",
+        ],
+    );
+}
+
+#[test]
+fn an_entry_with_another_magic() {
+    refused(
+        &broken(&["MAGIC=7"]),
+        "ENTRY_MAGIC",
+        &["does not begin with EXT_MAGIC"],
+    );
+}
+
+#[test]
+fn an_entry_for_another_major_version() {
+    refused(
+        &broken(&["MAJOR=2"]),
+        "ABI_MAJOR",
+        &[
+            "was built for ABI 2 (broken.c), this host speaks ABI 1",
+            "rebuild it with this host's extension-api",
+        ],
+    );
+}
+
+#[test]
+fn an_entry_that_needs_a_later_minor_version() {
+    refused(
+        &broken(&["NEEDS_MINOR=7"]),
+        "ABI_MINOR",
+        &[
+            "needs ABI 1.7",
+            "this host speaks ABI 1.0",
+            "update the host",
+        ],
+    );
+}
+
+#[test]
+fn an_entry_that_is_too_small() {
+    refused(
+        &broken(&["STRUCT_SIZE=40"]),
+        "ENTRY_TOO_SMALL",
+        &["has 40 bytes", "set its struct_size to sizeof(ext_entry)"],
+    );
+}
+
+#[test]
+fn an_entry_of_a_later_header_is_welcome() {
+    let host = Host::with(&[&broken(&["STRUCT_SIZE=(sizeof(ext_entry)+64)"])]);
+    assert_eq!(host.get("/broken/now").text(), "not broken");
+}
+
+#[test]
+fn an_entry_without_create() {
+    refused(
+        &broken(&["CREATE=NULL"]),
+        "ENTRY_HOOK_MISSING",
+        &["has no hook `create`"],
+    );
+}
+
+#[test]
+fn an_entry_without_handle() {
+    refused(
+        &broken(&["HANDLE=NULL"]),
+        "ENTRY_HOOK_MISSING",
+        &["has no hook `handle`"],
+    );
+}
+
+#[test]
+fn a_rust_extension_built_with_panic_abort() {
+    let library = built::with_panic_abort("handlers_that_fail");
+    let bad = Extension::of("directus-extension-abort", library);
+    refused(
+        &bad,
+        "PANIC_ABORT",
+        &[
+            "was built with panic=abort",
+            "panic = \"unwind\"",
+            "allow_panic_abort = true in config.toml",
+        ],
+    );
+    let host = Host::plan()
+        .config("allow_panic_abort = true")
+        .extensions(&[&bad])
+        .start();
+    assert_eq!(host.get("/failing/now").text(), "still here");
+}
+
+// ---- What `create` does ----
+
+#[test]
+fn a_new_that_fails() {
+    let bad = Extension::rust("directus-extension-new-fails", "new_fails");
+    refused(
+        &bad,
+        "CREATE_FAILED",
+        &["cannot start", "its `new` failed: the weather is bad"],
+    );
+}
+
+#[test]
+fn a_new_that_panics() {
+    let bad = Extension::rust("directus-extension-new-panics", "new_panics");
+    refused(
+        &bad,
+        "CREATE_PANICKED",
+        &[
+            "cannot start",
+            "its `new` panicked: ",
+            "new_panics.rs:11:9: the sky has fallen",
+            "fault in the extension's code",
+        ],
+    );
+}
+
+#[test]
+fn a_create_that_says_why_it_fails() {
+    refused(
+        &broken(&["REFUSES=\"it is monday\""]),
+        "CREATE_FAILED",
+        &["its `new` failed: it is monday"],
+    );
+}
+
+#[test]
+fn a_create_that_fails_without_a_word() {
+    refused(
+        &broken(&["FAILS_SILENTLY"]),
+        "CREATE_FAILED",
+        &["it gave no reason (status -13)"],
+    );
+}
+
+#[test]
+fn an_extension_without_an_endpoint() {
+    refused(
+        &broken(&["NO_ENDPOINT"]),
+        "ENDPOINT_MISSING",
+        &["it declared no endpoint"],
+    );
+}
+
+#[test]
+fn an_id_that_is_not_well_formed() {
+    for id in ["Twilio", "a b", "-a", "a/b", "\u{e9}"] {
+        refused(
+            &broken(&[&format!("ID=\"{id}\"")]),
+            "ID_INVALID",
+            &[&format!("{id:?}"), "begins with a letter or digit"],
+        );
+    }
+    let long = "a".repeat(65);
+    refused(
+        &broken(&[&format!("ID=\"{long}\"")]),
+        "ID_INVALID",
+        &["up to 64"],
+    );
+}
+
+#[test]
+fn an_id_of_the_hosts_own() {
+    for id in ["server", "extensions", "auth", "users", "metrics", "admin"] {
+        refused(
+            &broken(&[&format!("ID=\"{id}\"")]),
+            "ID_RESERVED",
+            &[&format!("{id:?}"), "choose another one"],
+        );
+    }
+}
+
+#[test]
+fn an_id_that_another_extension_has() {
+    let first = Extension::c("directus-extension-a", "broken.c", &["PATTERN=\"/first\""]);
+    let second = Extension::c("directus-extension-b", "broken.c", &["PATTERN=\"/second\""]);
+    refused_by(
+        || Host::plan().extensions(&[&second, &first]),
+        "directus-extension-b",
+        "ID_DUPLICATE",
+        &[
+            "extension id \"broken\" is declared by both directus-extension-a and directus-extension-b",
+            "the second was not mounted: give one of them another id",
+        ],
+    );
+    let host = Host::with(&[&second, &first]);
+    assert_eq!(host.get("/broken/first").status, 200);
+    assert_eq!(host.get("/broken/second").status, 404);
+}
+
+#[test]
+fn an_id_that_stands_twice_in_one_extension() {
+    refused(
+        &broken(&["SECOND_ID=\"broken\""]),
+        "ID_DUPLICATE",
+        &["\"broken\"", "another id"],
+    );
+}
+
+#[test]
+fn a_bundle_is_mounted_under_each_of_its_ids() {
+    let host = Host::with(&[&broken(&["SECOND_ID=\"other\""])]);
+    assert_eq!(host.get("/broken/now").status, 200);
+    assert_eq!(host.get("/other/second").status, 200);
+    assert_eq!(host.get("/other/now").status, 404);
+    let entries = host.said_of("directus-extension-broken");
+    let ids: Vec<&Value> = entries.iter().map(|entry| &entry["id"]).collect();
+    assert_eq!(ids, ["broken", "other"]);
+    assert!(entries.iter().all(|entry| entry["state"] == "mounted"));
+}
+
+#[test]
+fn a_bundle_is_refused_whole_where_one_of_its_ids_is_taken() {
+    let first = Extension::c("directus-extension-a", "broken.c", &["ID=\"taken\""]);
+    let bundle = Extension::c("directus-extension-b", "broken.c", &["SECOND_ID=\"taken\""]);
+    let host = Host::with(&[&first, &bundle]);
+    assert_eq!(host.get("/taken/now").status, 200);
+    assert_eq!(host.get("/broken/now").status, 404);
+    assert_eq!(
+        host.said_of("directus-extension-b")[0]["error"]["code"],
+        "ID_DUPLICATE"
+    );
+}
+
+#[test]
+fn an_extension_without_an_id_is_mounted_under_its_folders_name() {
+    let extension = Extension::c("directus-extension-nameless", "broken.c", &["ID=\"\""]);
+    let host = Host::with(&[&extension]);
+    let answer = host.get("/directus-extension-nameless/now");
+    assert_eq!(answer.text(), "not broken");
+}
+
+#[test]
+fn a_folders_name_that_cannot_be_an_id() {
+    let bad = Extension::c("directus-extension-With.Dot", "broken.c", &["ID=\"\""]);
+    refused(&bad, "ID_INVALID", &["\"directus-extension-With.Dot\""]);
+}
+
+#[test]
+fn a_route_whose_pattern_is_not_well_formed() {
+    for pattern in ["now", "/a*", "/*/a", "/:"] {
+        refused(
+            &broken(&[&format!("PATTERN=\"{pattern}\"")]),
+            "ROUTE_INVALID",
+            &[
+                &format!("{pattern:?}"),
+                "a pattern is like /a, /:name or /*",
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_route_that_is_declared_twice() {
+    for (first, second) in [("/a", "/a"), ("/:a", "/:b"), ("/*", "/*")] {
+        refused(
+            &broken(&[
+                &format!("PATTERN=\"{first}\""),
+                &format!("SECOND_PATTERN=\"{second}\""),
+            ]),
+            "ROUTE_DUPLICATE",
+            &["\"broken\"", "GET", "twice; remove one of them"],
+        );
+    }
+}
+
+// ---- The manifest ----
+
+#[test]
+fn a_manifest_with_an_unknown_key() {
+    refused(
+        &broken(&[]).manifest("name = \"x\"\n\n[fetch]\nalow = []\n"),
+        "MANIFEST_INVALID",
+        &[
+            "extension.toml",
+            "unknown field \"alow\", did you mean \"allow\"? (line 4, column 1)",
+        ],
+    );
+}
+
+#[test]
+fn a_manifest_that_is_not_toml() {
+    refused(
+        &broken(&[]).manifest("name: x"),
+        "MANIFEST_INVALID",
+        &["extension.toml", "(line 1, column "],
+    );
+}
+
+#[test]
+fn a_manifest_that_is_not_text() {
+    refused(
+        &broken(&[]).file("extension.toml", [0xff, 0xfe]),
+        "MANIFEST_INVALID",
+        &["extension.toml: not UTF-8"],
+    );
+}
+
+#[test]
+fn a_manifest_that_allows_an_undeclared_variable() {
+    refused(
+        &broken(&[]).manifest("[fetch]\nallow = [\"$TARGET\"]"),
+        "MANIFEST_INVALID",
+        &[
+            "\"$TARGET\" under [fetch] is not declared",
+            "add \"TARGET\" to required or optional",
+        ],
+    );
+}
+
+#[test]
+fn a_manifest_whose_library_leads_out_of_dist() {
+    refused(
+        &broken(&[]).manifest("library = \"../../libc.so\""),
+        "MANIFEST_INVALID",
+        &["\"../../libc.so\" is not the name of a file in dist"],
+    );
+}
+
+#[test]
+fn a_folder_in_place_of_the_manifest() {
+    let bad = Extension::empty("directus-extension-odd").file("extension.toml/a", "");
+    refused(&bad, "UNREADABLE", &["cannot read", "extension.toml"]);
+}
+
+#[test]
+fn a_required_variable_that_is_not_set() {
+    refused(
+        &broken(&[]).manifest("[env]\nrequired = [\"NOT_SET\"]"),
+        "VARIABLE_MISSING",
+        &["environment variable NOT_SET is not set", "set it in .env"],
+    );
+}
+
+#[test]
+fn a_required_variable_may_come_from_the_file_or_from_the_process() {
+    let extension = broken(&[]).manifest("[env]\nrequired = [\"FROM_FILE\", \"FROM_PROCESS\"]");
+    let host = Host::plan()
+        .extensions(&[&extension])
+        .dotenv("FROM_FILE", "a")
+        .variable("FROM_PROCESS", "b")
+        .start();
+    assert_eq!(host.get("/broken/now").status, 200);
+}
+
+#[test]
+fn a_variable_for_an_origin_that_holds_something_else() {
+    let bad = broken(&[]).manifest("[env]\nrequired = [\"PATH\"]\n[fetch]\nallow = [\"$PATH\"]");
+    refused(
+        &bad,
+        "VARIABLE_INVALID",
+        &["environment variable PATH", "https://api.example.com"],
+    );
+}
+
+// ---- Folders ----
+
+#[test]
+fn folders_that_are_no_extensions_are_passed_over() {
+    let source_only = Extension::empty("directus-extension-source").file("src/lib.rs", "");
+    let other = Extension::c("another-folder", "broken.c", &[]);
+    let plan = Host::plan().extensions(&[&source_only, &other, &Extension::good()]);
+    let path = plan.extensions_path();
+    fs::write(path.join("directus-extension-file"), "").expect("a file");
+    symlink("nowhere", path.join("directus-extension-dangling")).expect("a link");
+    let host = plan.option("--must-load").start();
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    assert_eq!(host.get("/broken/now").status, 404);
+    for (folder, why) in [
+        ("directus-extension-source", "it holds no extension.toml"),
+        ("directus-extension-file", "it is not a folder"),
+        (
+            "directus-extension-dangling",
+            "it is a link that leads nowhere",
+        ),
+    ] {
+        let line = host.logged(folder, |line| line["folder"] == folder);
+        assert_eq!(line["level"], "warn");
+        assert_eq!(line["why"], why);
+    }
+    let list = host.get_as_admin("/extensions").json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list:#}");
+}
+
+#[test]
+fn a_link_to_a_folder_is_an_extension() {
+    let plan = Host::plan();
+    let elsewhere = plan.folder().join("elsewhere");
+    let folder = broken(&[]).put(&elsewhere);
+    symlink(
+        folder,
+        plan.extensions_path().join("directus-extension-linked"),
+    )
+    .expect("a link");
+    let host = plan.start();
+    assert_eq!(host.get("/broken/now").text(), "not broken");
+    assert_eq!(
+        host.said_of("directus-extension-linked")[0]["state"],
+        "mounted"
+    );
+}
+
+#[test]
+fn many_bad_extensions_do_not_keep_the_good_one_from_being_served() {
+    let bad = [
+        Extension::c("directus-extension-0", "broken.c", &["MAGIC=7"]),
+        Extension::c("directus-extension-1", "broken.c", &["NO_ENDPOINT"]),
+        Extension::empty("directus-extension-2").manifest("?"),
+        Extension::empty("directus-extension-z").manifest(""),
+    ];
+    let plan = Host::plan().extensions(&bad.each_ref());
+    let host = plan.extensions(&[&Extension::good()]).start();
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    let ended = host.stop();
+    assert_eq!(
+        ended
+            .log
+            .iter()
+            .filter(|line| line["level"] == "error")
+            .count(),
+        4
+    );
+    let ended = Host::plan()
+        .extensions(&bad.each_ref())
+        .option("--must-load")
+        .fail();
+    assert!(ended.said("4 extensions were refused, and must_load is set"));
+}
+
+#[test]
+fn the_host_ends_where_the_extensions_folder_is_missing() {
+    let ended = Host::plan()
+        .option("--extensions-path=/nowhere/at/all")
+        .fail();
+    assert_eq!(ended.code, Some(1));
+    let line = ended.log.last().expect("a line");
+    let sentence = line["message"].as_str().expect("a sentence");
+    assert!(
+        sentence.contains("cannot read the extensions folder /nowhere/at/all"),
+        "{sentence}"
+    );
+    assert!(
+        sentence.contains("create it, or set extensions_path"),
+        "{sentence}"
+    );
+}

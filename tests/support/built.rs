@@ -1,0 +1,167 @@
+//! What cargo and the C compiler make for the tests, each thing once for a run.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tempfile::TempDir;
+
+/// The packages whose binary or library the tests run. Those that are not in the checkout are left out.
+const PACKAGES: [&str; 4] = [
+    "extension-host",
+    "extension-host-tests",
+    "directus-extension-endpoint-twilio",
+    "directus-extension-endpoint-twilio-standin",
+];
+
+/// The host's binary.
+pub fn host() -> PathBuf {
+    folder().join("extension-host")
+}
+
+/// The library of an extension in this checkout, or of an example of this package.
+pub fn library(name: &str) -> PathBuf {
+    let file = format!(
+        "{}{name}{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    );
+    let example = folder().join("examples").join(&file);
+    if example.exists() {
+        example
+    } else {
+        folder().join(file)
+    }
+}
+
+/// Where cargo puts what it builds, with everything built: `target/debug` for a test that was built there.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let (target, profile) = target();
+        cargo(&target, profile_name(&profile), &[], &packages());
+        target.join(profile)
+    })
+}
+
+/// The example, built so that a panic ends the process.
+pub fn with_panic_abort(example: &str) -> PathBuf {
+    let (target, _) = target();
+    let profile = [
+        "--config",
+        "profile.panic-abort.inherits='dev'",
+        "--config",
+        "profile.panic-abort.panic='abort'",
+    ];
+    let mut what = vec!["-p".into(), "extension-host-tests".into()];
+    what.extend(["--example".into(), example.to_owned()]);
+    cargo(&target, "panic-abort", &profile, &what);
+    target
+        .join("panic-abort/examples")
+        .join(format!("lib{example}{}", std::env::consts::DLL_SUFFIX))
+}
+
+/// The folder that the running test was built in, and the profile's own in it.
+fn target() -> (PathBuf, String) {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps/<test>");
+    let name = profile.file_name().expect("a profile has a name");
+    (
+        profile
+            .parent()
+            .expect("target/<profile>/deps/<test>")
+            .to_owned(),
+        name.to_string_lossy().into_owned(),
+    )
+}
+
+fn profile_name(folder: &str) -> &str {
+    if folder == "debug" { "dev" } else { folder }
+}
+
+fn packages() -> Vec<String> {
+    let lock = std::fs::read_to_string(checkout().join("Cargo.lock")).expect("Cargo.lock");
+    let is_there = |name: &&&str| lock.contains(&format!("name = \"{name}\"\n"));
+    let mut what: Vec<String> = PACKAGES
+        .iter()
+        .filter(is_there)
+        .flat_map(|name| ["-p".to_owned(), (*name).to_owned()])
+        .collect();
+    what.extend(["--lib", "--bins", "--examples"].map(str::to_owned));
+    what
+}
+
+fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) {
+    let done = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--profile", profile])
+        .args(options)
+        .args(what)
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(checkout())
+        .status()
+        .expect("cargo runs");
+    assert!(done.success(), "cargo could not build {what:?}");
+}
+
+/// A library from a C source of `fixtures/`, with macros: `NAME` or `NAME=value`.
+pub fn c_library(source: &str, defines: &[&str]) -> PathBuf {
+    type Libraries = HashMap<(String, String), Arc<OnceLock<PathBuf>>>;
+    static LIBRARIES: OnceLock<(TempDir, Mutex<Libraries>)> = OnceLock::new();
+    let (folder, libraries) = LIBRARIES.get_or_init(|| (scratch(), Mutex::default()));
+    let key = (source.to_owned(), defines.join(" "));
+    let mut libraries = libraries.lock().expect("nothing panics under this lock");
+    let library = folder
+        .path()
+        .join(format!("libfixture{}.so", libraries.len()));
+    let slot = libraries.entry(key).or_default().clone();
+    drop(libraries);
+    slot.get_or_init(|| {
+        compile(source, defines, &library);
+        library
+    })
+    .clone()
+}
+
+fn compile(source: &str, defines: &[&str], library: &Path) {
+    let flags = "-std=c11 -Wall -Wextra -pedantic -Werror -fPIC -shared -pthread";
+    let done = Command::new("cc")
+        .args(flags.split(' '))
+        .args(defines.iter().map(|define| format!("-D{define}")))
+        .arg("-I")
+        .arg(checkout().join("extension-api/include"))
+        .arg(fixtures().join(source))
+        .arg("-o")
+        .arg(library)
+        .output()
+        .expect("the tests need a C compiler called cc");
+    assert!(
+        done.status.success(),
+        "{source} {defines:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+/// A temporary folder of the tests' own.
+pub fn scratch() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("extension-tests-")
+        .tempdir()
+        .expect("a temporary folder")
+}
+
+/// The folder of this package's fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// The checkout.
+pub fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this package is a folder of the checkout")
+}

@@ -1,0 +1,408 @@
+//! The real host, as a process of its own in a folder of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+use std::{fs, thread};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Answer, Connection, DEADLINE, Extension, built};
+
+/// The administrator's static token of every host here.
+pub const ADMIN_TOKEN: &str = "the-administrators-token";
+/// What user tokens are signed with, for every host here.
+pub const SECRET: &str = "the-secret-that-signs-tokens";
+
+/// A host that is being put together.
+pub struct Plan {
+    folder: TempDir,
+    config: String,
+    dotenv: String,
+    variables: Vec<(String, String)>,
+    options: Vec<String>,
+    user: Option<u32>,
+}
+
+/// A host that serves.
+pub struct Host {
+    folder: TempDir,
+    address: SocketAddr,
+    process: Process,
+}
+
+/// How a host ended.
+pub struct Ended {
+    /// Its exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    pub log: Vec<Value>,
+}
+
+struct Process {
+    child: Child,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<(Vec<Value>, bool)>,
+    changed: Condvar,
+}
+
+impl Host {
+    /// A host with no extension yet.
+    pub fn plan() -> Plan {
+        let folder = built::scratch();
+        for inner in ["extensions", "tmp"] {
+            fs::create_dir(folder.path().join(inner)).expect("a folder");
+        }
+        Plan {
+            folder,
+            config: "workers = 2\n".to_owned(),
+            dotenv: format!("SECRET={SECRET}\nADMIN_TOKEN={ADMIN_TOKEN}\n"),
+            variables: Vec::new(),
+            options: Vec::new(),
+            user: None,
+        }
+    }
+
+    /// A host with these extensions, started.
+    pub fn with(extensions: &[&Extension]) -> Self {
+        Self::plan().extensions(extensions).start()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    /// Sends one request on a connection of its own. `head` is what stands before the empty line, without `Host`, lines
+    /// separated by "\n": "GET /a\nAccept: b".
+    #[track_caller]
+    pub fn ask(&self, head: &str, body: impl AsRef<[u8]>) -> Answer {
+        let mut connection = self.connect();
+        connection.send(request(head, body.as_ref()));
+        if head.starts_with("HEAD ") {
+            connection.answer_to_head()
+        } else {
+            connection.answer()
+        }
+    }
+
+    /// [`ask`](Self::ask) without a body.
+    #[track_caller]
+    pub fn get(&self, head: &str) -> Answer {
+        self.ask(&format!("GET {head}"), "")
+    }
+
+    /// [`get`](Self::get) as the administrator.
+    #[track_caller]
+    pub fn get_as_admin(&self, path: &str) -> Answer {
+        self.get(&format!("{path}\nAuthorization: Bearer {ADMIN_TOKEN}"))
+    }
+
+    /// What `GET /extensions` says of a folder.
+    #[track_caller]
+    pub fn said_of(&self, folder: &str) -> Vec<Value> {
+        let list = self.get_as_admin("/extensions").json()["data"].clone();
+        let entries = list.as_array().expect("a list").iter();
+        entries
+            .filter(|entry| entry["folder"] == folder)
+            .cloned()
+            .collect()
+    }
+
+    /// Every line of the log so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.process.log.so_far()
+    }
+
+    /// Waits for a line of the log.
+    #[track_caller]
+    pub fn logged(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.process.log.wait(what, is_it)
+    }
+
+    /// Waits for a line with this sentence.
+    #[track_caller]
+    pub fn said(&self, sentence: &str) -> Value {
+        self.logged(sentence, |line| line["message"] == sentence)
+    }
+
+    /// Memory that it holds, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the host runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a size");
+        let kb = line.trim().trim_end_matches(" kB").trim();
+        kb.parse::<u64>().expect("a number") * 1024
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Sends it a signal: "TERM", "INT".
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.pid());
+        let done = Command::new("sh").args(["-c", &kill]).status();
+        assert!(done.expect("sh runs").success());
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn ended(self) -> Ended {
+        self.process.ended()
+    }
+
+    /// Tells it to stop, and waits.
+    #[track_caller]
+    pub fn stop(self) -> Ended {
+        self.signal("TERM");
+        self.ended()
+    }
+}
+
+/// The bytes of a request.
+pub fn request(head: &str, body: &[u8]) -> Vec<u8> {
+    let (first, rest) = head.split_once('\n').unwrap_or((head, ""));
+    let mut bytes = format!("{first} HTTP/1.1\r\nHost: localhost\r\n");
+    for line in rest.lines() {
+        bytes.push_str(line);
+        bytes.push_str("\r\n");
+    }
+    let says_length = rest.lines().any(|line| {
+        let line = line.to_ascii_lowercase();
+        line.starts_with("content-length:") || line.starts_with("transfer-encoding:")
+    });
+    if !body.is_empty() && !says_length {
+        bytes.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    bytes.push_str("\r\n");
+    let mut bytes = bytes.into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+impl Plan {
+    /// Puts extensions into its folder.
+    pub fn extensions(self, extensions: &[&Extension]) -> Self {
+        for extension in extensions {
+            extension.put(&self.extensions_path());
+        }
+        self
+    }
+
+    /// The folder of its extensions.
+    pub fn extensions_path(&self) -> PathBuf {
+        self.folder.path().join("extensions")
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// More of its config.toml: keys, then tables.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config.push_str(text);
+        self.config.push('\n');
+        self
+    }
+
+    /// A line of its .env.
+    pub fn dotenv(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.dotenv
+            .push_str(&format!("{name}='{}'\n", value.as_ref()));
+        self
+    }
+
+    /// A variable of its process.
+    pub fn variable(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.variables.push((name.into(), value.as_ref().into()));
+        self
+    }
+
+    /// One more option of its command line.
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.push(option.into());
+        self
+    }
+
+    /// Runs it as another user.
+    pub fn as_user(mut self, id: u32) -> Self {
+        self.user = Some(id);
+        self
+    }
+
+    /// Starts it, and waits until it listens.
+    #[track_caller]
+    pub fn start(self) -> Host {
+        let (folder, process) = self.spawn();
+        let line = process
+            .log
+            .wait("the host listens", |line| line["message"] == "listening");
+        let address = line["address"].as_str().expect("an address");
+        Host {
+            folder,
+            address: address.parse().expect("an address"),
+            process,
+        }
+    }
+
+    /// Starts it, and waits until it has ended by itself.
+    #[track_caller]
+    pub fn fail(self) -> Ended {
+        let (_folder, process) = self.spawn();
+        process.ended()
+    }
+
+    fn spawn(self) -> (TempDir, Process) {
+        let folder = self.folder.path().to_owned();
+        let config = folder.join("config.toml");
+        fs::write(&config, &self.config).expect("config.toml");
+        fs::write(folder.join(".env"), &self.dotenv).expect(".env");
+        let mut command = match self.user {
+            None => Command::new(built::host()),
+            Some(id) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args([format!("--reuid={id}"), format!("--regid={id}")])
+                    .arg("--clear-groups")
+                    .arg(built::host());
+                command
+            }
+        };
+        let child = command
+            .arg("--config")
+            .arg(&config)
+            .args(["--host", "127.0.0.1", "--port", "0", "--log-style", "json"])
+            .args(&self.options)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TMPDIR", folder.join("tmp"))
+            .envs(self.variables)
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the host runs");
+        (self.folder, Process::of(child))
+    }
+}
+
+impl Process {
+    fn of(mut child: Child) -> Self {
+        let stderr = child.stderr.take().expect("it is piped");
+        let log = Arc::new(Log::default());
+        let writer = log.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // A line that is no JSON, such as a panic's, is kept as a text.
+                writer.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+            }
+            writer.close();
+        });
+        Self { child, log }
+    }
+
+    #[track_caller]
+    fn ended(mut self) -> Ended {
+        self.log.wait_closed();
+        let status = self.child.wait().expect("it has ended");
+        Ended {
+            code: status.code(),
+            log: self.log.so_far(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Errors say that it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            for line in self.log.so_far() {
+                eprintln!("host: {line}");
+            }
+        }
+    }
+}
+
+impl Log {
+    fn push(&self, line: Value) {
+        self.lines.lock().expect("no test panics here").0.push(line);
+        self.changed.notify_all();
+    }
+
+    fn close(&self) {
+        self.lines.lock().expect("no test panics here").1 = true;
+        self.changed.notify_all();
+    }
+
+    fn so_far(&self) -> Vec<Value> {
+        self.lines.lock().expect("no test panics here").0.clone()
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + DEADLINE;
+        let mut lines = self.lines.lock().expect("no test panics here");
+        let mut seen = 0;
+        loop {
+            if let Some(line) = lines.0[seen..].iter().find(|line| is_it(line)) {
+                return line.clone();
+            }
+            seen = lines.0.len();
+            let left = end.saturating_duration_since(Instant::now());
+            if lines.1 || left.is_zero() {
+                let log = lines.0.clone();
+                drop(lines);
+                panic!("the log never said: {what}\n{log:#?}");
+            }
+            lines = self
+                .changed
+                .wait_timeout(lines, left)
+                .expect("no test panics here")
+                .0;
+        }
+    }
+
+    #[track_caller]
+    fn wait_closed(&self) {
+        let lines = self.lines.lock().expect("no test panics here");
+        let (lines, waited) = self
+            .changed
+            .wait_timeout_while(lines, DEADLINE, |lines| !lines.1)
+            .expect("no test panics here");
+        drop(lines);
+        assert!(!waited.timed_out(), "the host did not end");
+    }
+}
+
+impl Ended {
+    /// Whether a line has this sentence.
+    pub fn said(&self, sentence: &str) -> bool {
+        self.log.iter().any(|line| line["message"] == sentence)
+    }
+}
