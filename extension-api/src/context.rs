@@ -41,7 +41,7 @@ impl Context {
 
     // ---- Variables ----
 
-    /// A variable that must be set.
+    /// A variable that must be set. An empty one counts as not set: that is how .env files say it.
     ///
     /// # Errors
     ///
@@ -51,14 +51,14 @@ impl Context {
             .ok_or_else(|| Error::internal(format_args!("environment variable {name} is not set")))
     }
 
-    /// A variable that may be set.
+    /// A variable that may be set, and is not empty.
     ///
     /// # Errors
     ///
     /// Where it is not declared under `[env]` in extension.toml.
     pub fn env_opt(&self, name: &str) -> Result<Option<&str>> {
         match self.host.env(name) {
-            Ok(value) => Ok(Some(value)),
+            Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(EXT_ABSENT) => Ok(None),
             Err(EXT_UNDECLARED) => Err(Error::internal(format_args!(
                 "environment variable {name} is not declared; add it to [env] required or optional in extension.toml"

@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "the hooks take what the host hands over")]
 
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::Arc;
 
 use crate::abi::*;
@@ -94,7 +93,7 @@ impl<T: Endpoint, Rest: Bundle> Bundle for (T, Rest) {
 #[doc(hidden)]
 pub struct Instance {
     host: &'static Host,
-    routes: Vec<Box<Served>>,
+    routes: Vec<Arc<Served>>,
     stops: Vec<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -124,15 +123,15 @@ impl Instance {
             // SAFETY: `handle` calls it with requests that are ours to finish, on their thread. Endpoint and handler live until
             // `destroy`, before which every request is finished.
             let serve = Box::new(move |request| unsafe { handler.serve(&endpoint, host, request) });
-            let served = Box::new(Served { serve });
-            // SAFETY: `handle` expects a `Served`, which `self.routes` keeps until `destroy`; a box stays where it is.
+            let served = Arc::new(Served { serve });
+            // SAFETY: `handle` expects a `Served`, which `self.routes` keeps until `destroy`.
             unsafe {
                 host.route(
                     number,
                     method.as_deref(),
                     &pattern,
                     flags,
-                    ptr::from_ref(&*served).cast_mut().cast(),
+                    Arc::as_ptr(&served).cast_mut().cast(),
                 )
             }
             .map_err(|status| {

@@ -89,6 +89,9 @@ pub(crate) struct Fields {
     fault: Option<Box<str>>,
 }
 
+/// A name, and its value; `None` where it is to be removed.
+type Line<'a> = (&'a str, Option<&'a [u8]>);
+
 const REMOVED: u32 = u32::MAX;
 const LENGTHS: usize = 2 * size_of::<u32>();
 
@@ -139,15 +142,15 @@ impl Fields {
     }
 
     /// The lines; a value of `None` removes.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Line<'_>> {
         let content_type = self
             .content_type
             .map(|value| ("content-type", Some(value.as_bytes())));
         let mut rest = self.lines.as_slice();
         content_type.into_iter().chain(std::iter::from_fn(move || {
-            let (name, value, behind) = first_line(rest)?;
+            let (line, behind) = first_line(rest)?;
             rest = behind;
-            Some((name, value))
+            Some(line)
         }))
     }
 
@@ -165,7 +168,7 @@ impl Fields {
             self.content_type = None;
         }
         let mut at = 0;
-        while let Some((found, _, behind)) = first_line(&self.lines[at..]) {
+        while let Some(((found, _), behind)) = first_line(&self.lines[at..]) {
             let (matches, next) = (
                 found.eq_ignore_ascii_case(name),
                 self.lines.len() - behind.len(),
@@ -180,16 +183,16 @@ impl Fields {
 }
 
 /// The first line of the buffer, and what is behind it.
-fn first_line(lines: &[u8]) -> Option<(&str, Option<&[u8]>, &[u8])> {
+fn first_line(lines: &[u8]) -> Option<(Line<'_>, &[u8])> {
     let (name_length, rest) = lines.split_first_chunk()?;
     let (value_length, rest) = rest.split_first_chunk()?;
     let (name, rest) = rest.split_at(u32::from_ne_bytes(*name_length) as usize);
     let name = std::str::from_utf8(name).expect("`push` writes names from text");
     match u32::from_ne_bytes(*value_length) {
-        REMOVED => Some((name, None, rest)),
+        REMOVED => Some(((name, None), rest)),
         length => {
             let (value, rest) = rest.split_at(length as usize);
-            Some((name, Some(value), rest))
+            Some(((name, Some(value)), rest))
         }
     }
 }

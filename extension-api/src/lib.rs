@@ -1,5 +1,65 @@
-//! What an extension is, and the boundary between it and the host.
+//! Write an extension of extension-host in safe Rust.
+//!
+//! An extension is one shared library that serves HTTP requests below `/its-id`. A whole one, which passes the requests of
+//! signed-in callers on to an API with a key that they never see:
+//!
+//! ```
+//! #![forbid(unsafe_code)]
+//! use extension_api::prelude::*;
+//!
+//! struct Weather {
+//!     api: Base,
+//!     key: String,
+//! }
+//!
+//! impl Endpoint for Weather {
+//!     const ID: &'static str = "weather";
+//!
+//!     fn new(ctx: Context) -> Result<Self> {
+//!         Ok(Self { api: ctx.base("https://api.weather.example/v1")?, key: ctx.env("WEATHER_KEY")?.to_owned() })
+//!     }
+//!
+//!     fn routes(router: &mut Router<Self>) {
+//!         router.get("/*", Self::proxy);
+//!     }
+//! }
+//!
+//! impl Weather {
+//!     async fn proxy(&self, req: Request) -> Result<Response> {
+//!         if req.accountability().user().is_none() {
+//!             return Err(Error::forbidden("You don't have permission to access this."));
+//!         }
+//!         let call = req.forward(&self.api).header("x-api-key", &self.key);
+//!         Ok(Response::relay(call.send().await?))
+//!     }
+//! }
+//!
+//! export_endpoint!(Weather);
+//! # fn main() {}
+//! ```
+//!
+//! Its `Cargo.toml` says `crate-type = ["cdylib"]`; its `extension.toml` says what it may use of the host: which variables, and
+//! which origins it may call. The [`testing`](crate#testing) feature tests it without a host.
+//!
+//! # How a handler runs
+//!
+//! A handler is a plain `async fn`. Its future stays in the extension: it is polled on the worker thread of its request, need
+//! not be `Send`, and costs one allocation. It must not block; a handler that has to is declared by [`Router::blocking`].
+//! When the client leaves, the future is dropped where it waits, and what it had under way is cancelled. A panic is a 500 in the
+//! host's log; the next request is served.
+//!
+//! Futures of this crate work with every executor-independent combinator, and outside of handlers with [`block_on`].
+//!
+//! # Testing
+//!
+//! With the feature `testing`, `extension_api::testing` mounts an endpoint with given variables, callers and upstream answers.
+//!
+//! # The boundary
+//!
+//! `include/extension_api.h` is the contract between host and extension; [`abi`] mirrors it. All unsafe code of an extension is in
+//! this crate, in `bridge` and `export`.
 
+// In reading order: what an author writes and gets, then the boundary.
 pub mod abi;
 mod accountability;
 mod bridge;

@@ -219,10 +219,16 @@ unsafe extern "C" fn relay(
 
 fn callbacks() -> &'static ext_callbacks {
     macro_rules! missing {
-        // SAFETY: never called; the type is that of the field.
-        () => {
-            unsafe { transmute::<unsafe extern "C" fn(), _>(missing as unsafe extern "C" fn()) }
-        };
+        () => {{
+            #[expect(
+                clippy::missing_transmute_annotations,
+                reason = "the type is that of the field"
+            )]
+            // SAFETY: a function's address, never called.
+            unsafe {
+                transmute(missing as unsafe extern "C" fn())
+            }
+        }};
     }
     Box::leak(Box::new(ext_callbacks {
         struct_size: size_of::<ext_callbacks>() as u32,

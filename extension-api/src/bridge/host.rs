@@ -363,24 +363,22 @@ impl FetchedHandle {
         let status = unsafe {
             (self.table.fetched_header)(self.fetched, slice(name.as_bytes()), index, &mut value)
         };
-        // SAFETY: lent until `relay` or `fetched_drop`, which both take or drop `self`.
-        if status == EXT_OK {
-            unsafe { bytes_of(value) }
-        } else {
-            None
+        if status != EXT_OK {
+            return None;
         }
+        // SAFETY: lent until `relay` or `fetched_drop`, which both take or drop `self`.
+        unsafe { bytes_of(value) }
     }
 
     pub(crate) fn headers(&self) -> LentList<'_, ext_field> {
         let (mut fields, mut count) = (ptr::null(), 0);
         // SAFETY: both are ours to be written.
         let status = unsafe { (self.table.fetched_headers)(self.fetched, &mut fields, &mut count) };
-        // SAFETY: lent until `relay` or `fetched_drop`, which both take or drop `self`.
-        if status == EXT_OK {
-            unsafe { LentList::new(fields, count) }
-        } else {
-            LentList::EMPTY
+        if status != EXT_OK {
+            return LentList::EMPTY;
         }
+        // SAFETY: lent until `relay` or `fetched_drop`, which both take or drop `self`.
+        unsafe { LentList::new(fields, count) }
     }
 
     pub(crate) fn read(&self, op: &mut Op) -> ext_status {
@@ -409,24 +407,22 @@ impl super::task::Hold {
         let status = unsafe {
             (self.table().header)(self.handle(), slice(name.as_bytes()), index, &mut value)
         };
-        // SAFETY: lent like the head.
-        if status == EXT_OK {
-            unsafe { bytes_of(value) }
-        } else {
-            None
+        if status != EXT_OK {
+            return None;
         }
+        // SAFETY: lent like the head.
+        unsafe { bytes_of(value) }
     }
 
     pub(crate) fn headers(&self) -> LentList<'_, ext_field> {
         let (mut fields, mut count) = (ptr::null(), 0);
         // SAFETY: both are ours to be written.
         let status = unsafe { (self.table().headers)(self.handle(), &mut fields, &mut count) };
-        // SAFETY: lent like the head.
-        if status == EXT_OK {
-            unsafe { LentList::new(fields, count) }
-        } else {
-            LentList::EMPTY
+        if status != EXT_OK {
+            return LentList::EMPTY;
         }
+        // SAFETY: lent like the head.
+        unsafe { LentList::new(fields, count) }
     }
 
     /// The whole body, on a route that has it read beforehand.

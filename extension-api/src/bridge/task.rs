@@ -115,9 +115,11 @@ struct Task<F> {
     stage: UnsafeCell<ManuallyDrop<Stage<F>>>,
 }
 
+type Streaming = Pin<Box<dyn Future<Output = Result<()>>>>;
+
 enum Stage<F> {
     Handler(F),
-    Streaming(Pin<Box<dyn Future<Output = Result<()>>>>),
+    Streaming(Streaming),
     Over,
 }
 
@@ -158,7 +160,7 @@ const LEFT_TO_HOLD: u8 = 2;
 struct Functions {
     poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
     clear: unsafe fn(NonNull<Header>),
-    stream: unsafe fn(NonNull<Header>, Pin<Box<dyn Future<Output = Result<()>>>>),
+    stream: unsafe fn(NonNull<Header>, Streaming),
     free: unsafe fn(NonNull<Header>),
 }
 
@@ -217,7 +219,7 @@ impl<F: Future<Output = Result<Response>>> Task<F> {
         unsafe { ManuallyDrop::drop(over.0) };
     }
 
-    unsafe fn stream(header: NonNull<Header>, future: Pin<Box<dyn Future<Output = Result<()>>>>) {
+    unsafe fn stream(header: NonNull<Header>, future: Streaming) {
         // SAFETY: as for `poll`. The stage before was `Over`, which needs no drop.
         *unsafe { Self::stage(header) } = ManuallyDrop::new(Stage::Streaming(future));
     }
@@ -634,21 +636,31 @@ impl TaskRef {
     }
 }
 
-static WAKER: RawWakerVTable = RawWakerVTable::new(
-    // SAFETY: each function is called with the data of a waker of this table, which holds a counted reference; `wake` and
-    // `drop` take it, the other two borrow it.
-    |data| ManuallyDrop::new((*unsafe { TaskRef::from_waker(data) }).clone()).raw_waker(),
-    |data| unsafe {
-        let task = ManuallyDrop::into_inner(TaskRef::from_waker(data));
-        task.wake();
-    },
-    |data| unsafe { TaskRef::from_waker(data) }.wake(),
-    |data| {
-        drop(ManuallyDrop::into_inner(unsafe {
-            TaskRef::from_waker(data)
-        }))
-    },
-);
+static WAKER: RawWakerVTable =
+    RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+
+unsafe fn waker_clone(data: *const ()) -> RawWaker {
+    // SAFETY: the data of a waker of this table, as for the three below.
+    let task = unsafe { TaskRef::from_waker(data) };
+    ManuallyDrop::new(TaskRef::clone(&task)).raw_waker()
+}
+
+unsafe fn waker_wake(data: *const ()) {
+    // SAFETY: as above; the waker is used up, and its reference with it.
+    ManuallyDrop::into_inner(unsafe { TaskRef::from_waker(data) }).wake();
+}
+
+unsafe fn waker_wake_by_ref(data: *const ()) {
+    // SAFETY: as above.
+    unsafe { TaskRef::from_waker(data) }.wake();
+}
+
+unsafe fn waker_drop(data: *const ()) {
+    // SAFETY: as above; the waker is used up, and its reference with it.
+    drop(ManuallyDrop::into_inner(unsafe {
+        TaskRef::from_waker(data)
+    }));
+}
 
 unsafe extern "C" fn watch_completed(user: *mut c_void, _: *const ext_result) {
     // SAFETY: given away by `watch`; a completion is called exactly once.

@@ -138,7 +138,7 @@ struct Back {
 
 /// A request that is open.
 struct Live {
-    head: Box<Head>,
+    head: Arc<Head>,
     chunks: VecDeque<Bytes>,
     broken: bool,
     gone: bool,
@@ -158,15 +158,22 @@ struct Head {
     _roles: Vec<ext_slice>,
 }
 
+type Lines = Vec<(String, String)>;
+
+/// A value of `None` removes.
+type Edits = Vec<(String, Option<String>)>;
+
 /// Lines, and what points to them.
 struct Headers {
-    lines: Vec<(String, String)>,
+    lines: Lines,
     raw: Vec<ext_field>,
 }
 
 // SAFETY: the raw structs point to text and lists on the heap that are kept beside them, and move with them.
 unsafe impl Send for Head {}
-// SAFETY: as above.
+// SAFETY: nothing of it changes, so it can be read from everywhere.
+unsafe impl Sync for Head {}
+// SAFETY: as for `Head`.
 unsafe impl Send for Headers {}
 
 /// All hosts of this process, for the callbacks that take a handle alone.
@@ -557,11 +564,7 @@ fn status_of(error: FetchError) -> (ext_status, String) {
 // ---- Routes ----
 
 /// The most specific route, and its parameters; else 404 or 405.
-fn find<'a>(
-    routes: &'a [Route],
-    method: &str,
-    path: &str,
-) -> Result<(&'a Route, Vec<(String, String)>), u16> {
+fn find<'a>(routes: &'a [Route], method: &str, path: &str) -> Result<(&'a Route, Lines), u16> {
     let on_path: Vec<_> = routes
         .iter()
         .filter_map(|route| match_path(&route.pattern, path).map(|found| (route, found)))
@@ -586,7 +589,7 @@ fn find<'a>(
 }
 
 /// How specific each segment's match is, and the parameters; `None` where the pattern does not match.
-fn match_path(pattern: &str, path: &str) -> Option<(Vec<u8>, Vec<(String, String)>)> {
+fn match_path(pattern: &str, path: &str) -> Option<(Vec<u8>, Lines)> {
     let (mut rank, mut params) = (Vec::new(), Vec::new());
     let mut path = path.strip_prefix('/')?;
     let mut pattern = pattern.strip_prefix('/')?;
@@ -625,7 +628,7 @@ fn lent(text: &Option<String>) -> ext_slice {
 }
 
 impl Headers {
-    fn new(lines: Vec<(String, String)>) -> Self {
+    fn new(lines: Lines) -> Self {
         let field = |(name, value): &(String, String)| ext_field {
             name: slice(name.as_bytes()),
             value: slice(value.as_bytes()),
@@ -644,7 +647,7 @@ impl Headers {
 }
 
 impl Head {
-    fn new(mut asked: Asked, params: Vec<(String, String)>, whole: bool) -> Box<Self> {
+    fn new(mut asked: Asked, params: Lines, whole: bool) -> Arc<Self> {
         let headers = Headers::new(std::mem::take(&mut asked.headers));
         let params = Headers::new(params);
         let roles: Vec<_> = asked
@@ -701,7 +704,7 @@ impl Head {
                 reserved: [0; 6],
             },
         };
-        Box::new(Self {
+        Arc::new(Self {
             asked,
             headers,
             raw,
@@ -794,7 +797,7 @@ unsafe fn text(slice: ext_slice) -> String {
 /// # Safety
 ///
 /// The fields, and the slices in them, must be readable during the call.
-unsafe fn lines(fields: *const ext_field, count: usize) -> Vec<(String, Option<String>)> {
+unsafe fn lines(fields: *const ext_field, count: usize) -> Edits {
     if count == 0 {
         return Vec::new();
     }
@@ -926,7 +929,7 @@ unsafe extern "C" fn base(
 unsafe extern "C" fn head(request: ext_request) -> *const ext_request_head {
     let mut head = ptr::null();
     with_request(request, |state, request| {
-        // The box stays where it is until the request is finished.
+        // It stays where it is until the request is finished.
         head = &raw const state.requests[&request].head.raw;
         EXT_OK
     });
@@ -987,7 +990,7 @@ unsafe extern "C" fn read(request: ext_request, completion: ext_completion) -> e
 /// # Safety
 ///
 /// The response must be as the contract says; its body becomes the caller's.
-unsafe fn answer(response: *const ext_response) -> Option<(Answer, Vec<(String, Option<String>)>)> {
+unsafe fn answer(response: *const ext_response) -> Option<(Answer, Edits)> {
     // SAFETY: lent for the call; the body is given.
     let (raw, body) = unsafe { (&*response, Bytes::from_raw((*response).body)) };
     // SAFETY: lent for the call.
@@ -1105,11 +1108,10 @@ unsafe extern "C" fn relay(
     fetched: ext_fetched,
     edits: *const ext_response,
 ) -> ext_status {
-    // SAFETY: as the contract says.
-    let edits = if edits.is_null() {
-        None
-    } else {
-        unsafe { answer(edits) }
+    let edits = match edits.is_null() {
+        true => None,
+        // SAFETY: as the contract says.
+        false => unsafe { answer(edits) },
     };
     with_request(request, |state, request| {
         let Some(back) = state.fetched.remove(&fetched.generation) else {
