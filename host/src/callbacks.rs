@@ -340,12 +340,14 @@ fn late(request: request::Handle, status: ext_status) -> ext_status {
     status
 }
 
-/// A handle whose time is over. Whose it was is not known any more.
+/// A handle whose time is over. Whose it was is not known any more, but on a worker, who uses it.
 fn stale(call: &str) -> ext_status {
+    let name = crate::worker::inside();
+    let name = name.as_deref().unwrap_or("unknown");
     log::event(
         Level::Warn,
         "an extension used a request that it had finished before",
-        &[("call", &call)],
+        &[("extension", &name), ("call", &call)],
     );
     EXT_GONE
 }

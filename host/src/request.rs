@@ -959,17 +959,14 @@ impl Handle {
     /// Writes a log line about the request, under its extension's name.
     pub fn log(&self, level: log::Level, sentence: &str) {
         let Some(local) = self.local() else { return };
-        let local = local.borrow();
-        if let Some(flight) = &local.flight {
-            log::event(
-                level,
-                sentence,
-                &[
-                    ("extension", flight.name()),
-                    ("request", &self.shared().id()),
-                ],
-            );
-        }
+        let name = match &local.borrow().flight {
+            Some(flight) => Some(flight.name().clone()),
+            // The extension has finished it; that it speaks of it all the same is seen from inside of it.
+            None => crate::worker::inside(),
+        };
+        let id = self.shared().id();
+        let name = name.as_deref().unwrap_or("unknown");
+        log::event(level, sentence, &[("extension", &name), ("request", &id)]);
     }
 }
 

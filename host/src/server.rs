@@ -160,6 +160,14 @@ impl Host {
         self.next_extension.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The name of the extension that has the number.
+    pub fn name_of(&self, number: u64) -> Option<Arc<str>> {
+        let registry = self.registry.load();
+        let named = |extension: &&Arc<Extension>| extension.context.number == number;
+        let found = registry.loaded().find(named)?;
+        Some(found.context.name.clone())
+    }
+
     /// Loads what the extensions folder holds, and mounts it.
     ///
     /// # Errors
@@ -319,11 +327,8 @@ impl Watch {
                 let now: Vec<(u64, u64)> = workers.iter().map(|(_, beat)| beat.read()).collect();
                 for (number, (inside, turn)) in now.iter().enumerate() {
                     if *inside != 0 && before.get(number) == Some(&(*inside, *turn)) {
-                        let registry = host.registry.load();
-                        let name = registry
-                            .loaded()
-                            .find(|extension| extension.context.number == *inside);
-                        let name = name.map_or("unknown", |extension| extension.name());
+                        let name = host.name_of(*inside);
+                        let name = name.as_deref().unwrap_or("unknown");
                         let fields: [log::Field<'_>; 2] =
                             [("extension", &name), ("worker", &number)];
                         log::event(

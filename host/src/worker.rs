@@ -112,6 +112,11 @@ pub fn current() -> Option<Rc<Worker>> {
     with_current(Rc::clone)
 }
 
+/// The name of the extension that this thread's worker is in.
+pub fn inside() -> Option<Arc<str>> {
+    with_current(|worker| worker.host.name_of(worker.beat.read().0)).flatten()
+}
+
 impl Worker {
     /// Makes this thread a worker of `host`, if it is none yet, and starts what runs beside its requests.
     pub fn start(host: &Arc<Host>) -> Rc<Self> {
