@@ -1,1 +1,568 @@
-//! To come.
+//! Extensions that fail while they run: the caller gets an answer, the log names the extension, all others serve on.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{ADMIN_TOKEN, Extension, Host, eventually};
+
+/// A host with the probe and a good extension.
+fn host() -> Host {
+    Host::with(&[&Extension::probe(), &Extension::good()])
+}
+
+/// A host with the Rust extension whose handlers fail.
+fn failing() -> Host {
+    let failing = Extension::rust("directus-extension-failing", "handlers_that_fail");
+    Host::with(&[&failing, &Extension::good()])
+}
+
+/// Whatever has happened, both extensions serve.
+#[track_caller]
+fn serves_on(host: &Host, id: &str) {
+    assert_eq!(host.get(&format!("/{id}/now")).status, 200);
+    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+}
+
+/// Waits for what the probe notes, and gives its number.
+#[track_caller]
+fn noted(host: &Host, sentence: &str) -> i64 {
+    let number = host.said(sentence)["number"].clone();
+    let number = number.as_str().expect("a number").parse();
+    number.expect("a number")
+}
+
+fn count_of(log: &[Value], sentence: &str) -> usize {
+    log.iter()
+        .filter(|line| line["message"] == sentence)
+        .count()
+}
+
+// ---- Answers ----
+
+#[test]
+fn the_second_of_two_answers_is_discarded_and_logged() {
+    let host = host();
+    let mut connection = host.connect();
+    for _ in 0..2 {
+        connection.send("GET /probe/twice HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = connection.answer();
+        assert_eq!((answer.status, answer.text()), (200, "first"));
+    }
+    let gone_or_answered = noted(&host, "answered twice");
+    assert!(matches!(gone_or_answered, -1 | -2), "{gone_or_answered}");
+    let line = host.logged("a line about it", |line| {
+        let sentence = line["message"].as_str().unwrap_or_default();
+        sentence.contains("answered a request twice")
+            || sentence.contains("a request that it had finished before")
+    });
+    assert_eq!(line["level"], "warn");
+    assert_eq!(line["extension"], "directus-extension-probe");
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn a_handle_whose_time_is_over_is_recognised_by_every_callback() {
+    let host = host();
+    assert_eq!(host.get("/probe/stale").text(), "before");
+    assert_eq!(noted(&host, "used a stale handle"), 12);
+    let line = host.said("an extension used a request that it had finished before");
+    assert_eq!(line["extension"], "directus-extension-probe");
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn a_request_that_is_never_answered_gets_504_and_a_late_answer_does_no_harm() {
+    let probe = Extension::probe().more_manifest("[limits]\ntimeout_ms = 200");
+    let host = Host::with(&[&probe, &Extension::good()]);
+    let gate = host.folder().join("go");
+    let answer = host.get(&format!("/probe/late\nX-Gate: {}", gate.display()));
+    assert_eq!(answer.error(), (504, "GATEWAY_TIMEOUT".into()));
+    let line = host.said("the extension did not answer in time");
+    assert_eq!(line["extension"], "directus-extension-probe");
+    assert_eq!(
+        line["request"],
+        answer.header("x-request-id").expect("an id")
+    );
+
+    fs::write(gate, "").expect("a file");
+    assert_eq!(noted(&host, "answered late"), -1, "EXT_GONE");
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn an_extension_learns_that_its_time_ran_out() {
+    let probe = Extension::probe().more_manifest("[limits]\ntimeout_ms = 200");
+    let host = Host::with(&[&probe, &Extension::good()]);
+    assert_eq!(host.get("/probe/never").status, 504);
+    assert_eq!(noted(&host, "watched to the end"), 3, "EXT_CANCELLED");
+    assert_eq!(noted(&host, "answered too late"), -1, "EXT_GONE");
+}
+
+#[test]
+fn an_extension_learns_that_the_client_has_left() {
+    let host = host();
+    let mut client = host.connect();
+    client.send("GET /probe/never HTTP/1.1\r\nHost: a\r\n\r\n");
+    noted(&host, "has it");
+    drop(client);
+    assert_eq!(noted(&host, "watched to the end"), 3, "EXT_CANCELLED");
+    assert_eq!(noted(&host, "answered too late"), -1, "EXT_GONE");
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn a_request_that_is_dropped_gets_500() {
+    let host = host();
+    let answer = host.get("/probe/drop");
+    assert_eq!(answer.error(), (500, "INTERNAL_SERVER_ERROR".into()));
+    let line = host.said("the extension gave a request up without an answer");
+    assert_eq!(line["extension"], "directus-extension-probe");
+    assert_eq!(
+        line["request"],
+        answer.header("x-request-id").expect("an id")
+    );
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn a_request_may_be_answered_from_any_thread() {
+    let host = host();
+    let mut connection = host.connect();
+    for _ in 0..50 {
+        connection.send("GET /probe/thread HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(connection.answer().text(), "from a thread");
+        connection.send("GET /probe/post HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(connection.answer().text(), "posted");
+    }
+}
+
+#[test]
+fn a_cancelled_operation_completes_as_cancelled() {
+    assert_eq!(host().get("/probe/cancel").text(), "cancelled");
+}
+
+#[test]
+fn a_status_that_is_none_becomes_500() {
+    let host = host();
+    for status in [0, 1, 99, 100, 101, 199, 600, 1000, 65536 + 200] {
+        let answer = host.get(&format!("/probe/status\nX-Status: {status}"));
+        assert_eq!(answer.error().0, 500, "{status}");
+    }
+    for status in [200, 204, 299, 304, 418, 499, 599] {
+        let answer = host.get(&format!("/probe/status\nX-Status: {status}"));
+        assert_eq!(answer.status, status);
+    }
+    let line = host.logged("a line about it", |line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|sentence| sentence.contains("must be from 200 to 599"))
+    });
+    assert_eq!(line["extension"], "directus-extension-probe");
+}
+
+#[test]
+fn no_header_of_an_extension_can_inject_another_one() {
+    let host = host();
+    // The probe makes a line feed of "|", and a carriage return of the first of "||".
+    for (value, in_name) in [
+        ("a||Set-Cookie: b=c", 0),
+        ("a|Set-Cookie: b=c", 0),
+        ("||||<html>", 0),
+        ("a||Set-Cookie: b=c", 1),
+        ("x y", 1),
+    ] {
+        let head = format!("/probe/header\nX-Value: {value}\nX-In-Name: {in_name}");
+        let answer = host.get(&head);
+        assert_eq!(answer.error().0, 500, "{value}");
+        assert_eq!(answer.header("set-cookie"), None);
+        assert_eq!(answer.header("x-made"), None);
+    }
+    assert_eq!(noted(&host, "answered with a header"), -4, "EXT_INVALID");
+    let good = host.get("/probe/header\nX-Value: caf\u{e9} \u{1f600}");
+    assert_eq!(good.status, 200);
+}
+
+#[test]
+fn what_is_not_possible_at_a_stage_is_said_by_a_status() {
+    let answer = host().get("/probe/misuse");
+    assert_eq!(
+        answer.text(),
+        "write -14 end -14 stream -4 endpoint -14 env -5 header 2 sleep -4"
+    );
+}
+
+#[test]
+fn an_error_of_500_is_explained_to_administrators_and_to_the_log_only() {
+    let host = host();
+    let answer = host.get("/probe/fail");
+    assert_eq!(answer.error(), (500, "INTERNAL_SERVER_ERROR".into()));
+    assert_eq!(answer.message(), "An unexpected error occurred.");
+    let answer = host.get_as_admin("/probe/fail");
+    assert_eq!(answer.message(), "what the caller may read");
+    let line = host.said("the extension failed");
+    assert_eq!(line["cause"], "what only the log may say");
+
+    let answer = host.get("/probe/fail\nX-Status: 409");
+    assert_eq!(answer.error(), (409, "CONFLICT".into()));
+    assert_eq!(answer.message(), "what the caller may read");
+}
+
+// ---- Panics ----
+
+#[test]
+fn a_panic_becomes_500_and_the_next_request_is_served() {
+    let host = failing();
+    for path in ["/panic", "/panic-after-sleep", "/panic-blocking"] {
+        let answer = host.get(&format!("/failing{path}"));
+        assert_eq!(
+            answer.error(),
+            (500, "INTERNAL_SERVER_ERROR".into()),
+            "{path}"
+        );
+        assert_eq!(answer.message(), "An unexpected error occurred.", "{path}");
+        let id = answer.header("x-request-id").expect("an id").to_owned();
+        let line = host.logged(path, |line| {
+            line["message"] == "the extension panicked" && line["request"] == id.as_str()
+        });
+        assert_eq!(line["level"], "error");
+        assert_eq!(line["extension"], "directus-extension-failing");
+        let cause = line["cause"].as_str().expect("a cause");
+        assert!(cause.contains("fell over"), "{cause}");
+        assert!(cause.contains("handlers_that_fail.rs:"), "{cause}");
+        serves_on(&host, "failing");
+    }
+}
+
+#[test]
+fn a_panic_in_a_drop_does_no_harm() {
+    let host = failing();
+    let mut client = host.connect();
+    client.send("GET /failing/panic-when-dropped HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said("has it");
+    drop(client);
+    host.said("dropped");
+    serves_on(&host, "failing");
+}
+
+#[test]
+fn a_handler_is_dropped_when_the_client_leaves() {
+    let host = failing();
+    let mut client = host.connect();
+    client.send("GET /failing/never HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said("has it");
+    drop(client);
+    host.said("dropped");
+    serves_on(&host, "failing");
+}
+
+#[test]
+fn a_stream_that_fails_or_panics_is_broken_off() {
+    let host = failing();
+    for path in ["/panic-in-stream", "/error-in-stream"] {
+        let answer = host.get(&format!("/failing{path}"));
+        assert_eq!((answer.status, answer.text()), (200, "the beginning"));
+        assert!(!answer.is_whole, "{path}: the client took it for whole");
+        host.logged(path, |line| {
+            let cause = line["cause"].as_str().unwrap_or_default();
+            line["extension"] == "directus-extension-failing"
+                && (cause.contains("a producer fell over") || cause.contains("a producer gave up"))
+        });
+        serves_on(&host, "failing");
+    }
+}
+
+#[test]
+fn an_error_from_rust_keeps_its_status_and_its_secret() {
+    let host = failing();
+    let answer = host.get("/failing/not-found");
+    assert_eq!(answer.error(), (404, "NOT_FOUND".into()));
+    assert_eq!(answer.message(), "There is no such thing.");
+    let answer = host.get("/failing/error");
+    assert_eq!(answer.message(), "An unexpected error occurred.");
+    let answer = host.get_as_admin("/failing/error");
+    assert_eq!(answer.message(), "the database is on fire");
+}
+
+#[test]
+fn a_header_that_rust_cannot_send_becomes_500() {
+    let host = failing();
+    let answer = host.get("/failing/header");
+    assert_eq!(answer.error().0, 500);
+    assert_eq!(answer.header("set-cookie"), None);
+    serves_on(&host, "failing");
+}
+
+// ---- Streams ----
+
+#[test]
+fn a_stream_that_is_ended_with_a_failure_is_broken_off() {
+    let host = host();
+    let answer = host.get("/probe/stream\nX-Chunks: 3\nX-Size: 10\nX-End: -13");
+    assert_eq!(answer.status, 200);
+    assert!(!answer.is_whole);
+    let answer = host.get("/probe/stream\nX-Chunks: 3\nX-Size: 10");
+    assert!(answer.is_whole);
+    assert_eq!(answer.body.len(), 30);
+}
+
+#[test]
+fn a_stream_keeps_to_the_length_that_it_declares_or_is_broken_off() {
+    let host = host();
+    let exact = host.get("/probe/stream\nX-Chunks: 3\nX-Size: 10\nX-Length: 30");
+    assert_eq!(exact.header("content-length"), Some("30"));
+    assert_eq!(exact.header("transfer-encoding"), None);
+    assert!(exact.is_whole);
+
+    let short = host.get("/probe/stream\nX-Chunks: 2\nX-Size: 10\nX-Length: 30");
+    assert!(!short.is_whole, "{short:?}");
+
+    // What is too much must not be taken for the next answer on the connection.
+    let mut client = host.connect();
+    client.send("GET /probe/stream HTTP/1.1\r\nHost: a\r\nX-Chunks: 4\r\nX-Size: 10\r\nX-Length: 30\r\n\r\n");
+    let long = client.answer();
+    assert_eq!(long.body.len(), 30);
+    let _ = client.try_send("GET /probe/now HTTP/1.1\r\nHost: a\r\n\r\n");
+    if !client.ends() {
+        assert_eq!(client.answer().text(), "now");
+    }
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn a_slow_reader_costs_no_memory() {
+    const CHUNKS: usize = 3_000; // of 64 KiB: 187 MiB
+    let host = host();
+    assert_eq!(
+        host.get("/probe/stream\nX-Chunks: 100").body.len(),
+        100 << 16
+    );
+    let before = host.resident();
+    let mut client = host.connect();
+    client.send(format!(
+        "GET /probe/stream HTTP/1.1\r\nHost: a\r\nX-Chunks: {CHUNKS}\r\n\r\n"
+    ));
+    client.take(1 << 20);
+    // Everything that it will ever send unasked has been sent when its memory does not change any more.
+    let mut last = 0;
+    let mut same = 0;
+    eventually("the stream rests", || {
+        let now = host.resident();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        same > 40
+    });
+    let grown = last.saturating_sub(before) >> 20;
+    assert!(grown < 32, "it holds {grown} MiB for one client");
+    serves_on(&host, "probe");
+    drop(client);
+    assert_eq!(noted(&host, "the stream was cancelled"), 3);
+}
+
+#[test]
+fn a_client_that_vanishes_mid_answer_cancels_the_stream() {
+    let host = host();
+    let mut client = host.connect();
+    client.send("GET /probe/stream HTTP/1.1\r\nHost: a\r\nX-Chunks: 1000000\r\n\r\n");
+    client.take(100_000);
+    drop(client);
+    assert_eq!(noted(&host, "the stream was cancelled"), 3, "EXT_CANCELLED");
+    serves_on(&host, "probe");
+}
+
+// ---- Bodies ----
+
+#[test]
+fn a_client_that_vanishes_mid_body_cancels_the_read() {
+    let host = host();
+    let mut client = host.connect();
+    client.send("POST /probe/count HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nsome");
+    noted(&host, "has it");
+    drop(client);
+    let status = noted(&host, "the body ended");
+    assert!(
+        matches!(status, 3 | -8),
+        "EXT_CANCELLED or EXT_BROKEN, not {status}"
+    );
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn one_body_is_not_read_twice_at_once() {
+    let host = host();
+    let mut client = host.connect();
+    client.send("POST /probe/count HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nX-Twice: 1\r\n\r\n");
+    assert_eq!(noted(&host, "read twice at once"), -3, "EXT_BUSY");
+    client.send("body");
+    assert_eq!(client.answer().text(), "4 bytes");
+}
+
+#[test]
+fn a_body_over_the_limit_is_answered_413_in_either_framing() {
+    let probe = Extension::probe().more_manifest("[limits]\nbody_bytes_max = 1000");
+    let host = Host::with(&[&probe, &Extension::good()]);
+    let fits = "x".repeat(1000);
+    let too_much = "x".repeat(1001);
+    for path in ["/probe/count", "/probe/whole"] {
+        let head = format!("POST {path}");
+        assert_eq!(host.ask(&head, &fits).status, 200, "{path}");
+        let answer = host.ask(&head, &too_much);
+        assert_eq!(answer.error(), (413, "CONTENT_TOO_LARGE".into()), "{path}");
+
+        let chunked = format!("{head}\nTransfer-Encoding: chunked");
+        let answer = host.ask(&chunked, format!("3e8\r\n{fits}\r\n0\r\n\r\n"));
+        assert_eq!(answer.status, 200, "{path}");
+        let answer = host.ask(&chunked, format!("3e9\r\n{too_much}\r\n0\r\n\r\n"));
+        assert_eq!(answer.error(), (413, "CONTENT_TOO_LARGE".into()), "{path}");
+        let many = format!("64\r\n{}\r\n", "x".repeat(100)).repeat(11) + "0\r\n\r\n";
+        let answer = host.ask(&chunked, many);
+        assert_eq!(answer.error(), (413, "CONTENT_TOO_LARGE".into()), "{path}");
+    }
+    serves_on(&host, "probe");
+}
+
+#[test]
+fn a_route_may_have_the_whole_body_at_once() {
+    let host = host();
+    assert_eq!(host.ask("POST /probe/whole", "").text(), "");
+    let body: Vec<u8> = (0..300_000_u32).map(|number| number as u8).collect();
+    assert_eq!(host.ask("POST /probe/whole", &body).body, body);
+    let chunked = host.ask(
+        "POST /probe/whole\nTransfer-Encoding: chunked",
+        "3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nTrailer: x\r\n\r\n",
+    );
+    assert_eq!(chunked.text(), "abcde");
+}
+
+// ---- Workers ----
+
+#[test]
+fn an_extension_that_blocks_a_worker_is_named_in_the_log() {
+    let host = host();
+    let gate = host.folder().join("go");
+    let mut client = host.connect();
+    client.send(format!(
+        "GET /probe/block HTTP/1.1\r\nHost: a\r\nX-Gate: {}\r\n\r\n",
+        gate.display()
+    ));
+    let line = host.said("an extension blocks a worker; its route should be declared blocking");
+    assert_eq!(line["extension"], "directus-extension-probe");
+    fs::write(gate, "").expect("a file");
+    assert_eq!(client.answer().text(), "at last");
+}
+
+#[test]
+fn a_blocking_route_keeps_no_worker_from_its_work() {
+    let host = Host::plan()
+        .config("# One worker, which everything else needs.\n[limits]\nblocking_threads = 4")
+        .option("--workers=1")
+        .extensions(&[&Extension::probe(), &Extension::good()])
+        .start();
+    let gate = host.folder().join("go");
+    let mut client = host.connect();
+    client.send(format!(
+        "GET /probe/blocking HTTP/1.1\r\nHost: a\r\nX-Gate: {}\r\n\r\n",
+        gate.display()
+    ));
+    serves_on(&host, "probe");
+    fs::write(gate, "").expect("a file");
+    assert_eq!(client.answer().text(), "at last");
+}
+
+#[test]
+fn requests_above_the_limit_at_once_get_503() {
+    let probe = Extension::probe().more_manifest("[limits]\nconcurrency_max = 2");
+    let host = Host::with(&[&probe, &Extension::good()]);
+    let gate = host.folder().join("go");
+    let hold = format!(
+        "GET /probe/hold HTTP/1.1\r\nHost: a\r\nX-Gate: {}\r\n\r\n",
+        gate.display()
+    );
+    let (mut first, mut second) = (host.connect(), host.connect());
+    first.send(&hold);
+    second.send(&hold);
+    eventually("both are in hand", || count_of(&host.log(), "has it") == 2);
+    let answer = host.get("/probe/now");
+    assert_eq!(answer.error(), (503, "SERVICE_UNAVAILABLE".into()));
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(
+        host.get("/c-sample/now").status,
+        200,
+        "others are not concerned"
+    );
+    fs::write(gate, "").expect("a file");
+    assert_eq!(first.answer().text(), "held");
+    assert_eq!(second.answer().text(), "held");
+    serves_on(&host, "probe");
+}
+
+// ---- Variables and the log ----
+
+#[test]
+fn an_extension_reads_what_it_declares_and_the_process_exports_nothing() {
+    let host = Host::plan()
+        .extensions(&[&Extension::probe()])
+        .dotenv("DECLARED", "a value")
+        .dotenv("UNDECLARED", "a secret")
+        .start();
+    let variable = |name: &str| host.get(&format!("/probe/variable\nX-Name: {name}"));
+    assert_eq!(variable("DECLARED").text(), "0 a value|(not exported)");
+    assert_eq!(variable("UNDECLARED").text(), "-5 |(not exported)");
+    assert_eq!(variable("SECRET").text(), "-5 |(not exported)");
+    assert_eq!(variable("ADMIN_TOKEN").text(), "-5 |(not exported)");
+    assert_eq!(variable("HOOKS_FILE").text(), "2 |(not exported)");
+}
+
+#[test]
+fn no_extension_can_forge_a_line_of_the_log() {
+    let host = host();
+    let answer = host.get("/probe/forge");
+    let line = host.logged("the line", |line| {
+        line["extension"] == "directus-extension-probe" && line["level"] == "warn"
+    });
+    let sentence = line["message"].as_str().expect("a sentence");
+    assert!(
+        sentence.starts_with("a sentence\n{\"level\""),
+        "{sentence:?}"
+    );
+    assert_eq!(
+        line["request"],
+        answer.header("x-request-id").expect("an id")
+    );
+    assert!(
+        line["na\nme"]
+            .as_str()
+            .expect("a field")
+            .starts_with("value\n")
+    );
+    let ended = host.stop();
+    assert!(ended.log.iter().all(Value::is_object), "{:#?}", ended.log);
+    assert!(!ended.said("forged"));
+}
+
+#[test]
+fn no_caller_can_forge_a_line_of_the_log() {
+    let host = host();
+    let evil = "GET /a%0a{\"level\":\"error\"}\u{85} HTTP/1.1\r\nHost: a\r\nUser-Agent: \x01\x1b[2J\r\n\r\n";
+    let mut client = host.connect();
+    client.send(evil);
+    client.answer();
+    let ended = host.stop();
+    assert!(ended.log.iter().all(Value::is_object), "{:#?}", ended.log);
+}
+
+#[test]
+fn no_line_of_the_log_holds_a_credential() {
+    let host = host();
+    host.get_as_admin("/probe/now?access=1");
+    host.get(&format!("/probe/now?access_token={ADMIN_TOKEN}"));
+    host.get(&format!(
+        "/probe/now\nCookie: directus_session_token={ADMIN_TOKEN}"
+    ));
+    host.get(&format!("/{ADMIN_TOKEN}?access_token={ADMIN_TOKEN}-wrong"));
+    let log = host.stop().log;
+    let with_token = log
+        .iter()
+        .filter(|line| line.to_string().contains(ADMIN_TOKEN));
+    assert_eq!(with_token.count(), 1, "the path alone: {log:#?}");
+}

@@ -37,12 +37,14 @@ pub fn library(name: &str) -> PathBuf {
 
 /// Where cargo puts what it builds, with everything built: `target/debug` for a test that was built there.
 fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
         let (target, profile) = target();
-        cargo(&target, profile_name(&profile), &[], &packages());
-        target.join(profile)
-    })
+        let name = if profile == "debug" { "dev" } else { &profile };
+        cargo(&target, name, &[], &packages()).then(|| target.join(profile))
+    });
+    // Known to all tests, so that a mistake is compiled once.
+    folder.as_deref().expect("cargo builds what the tests run")
 }
 
 /// The example, built so that a panic ends the process.
@@ -56,7 +58,10 @@ pub fn with_panic_abort(example: &str) -> PathBuf {
     ];
     let mut what = vec!["-p".into(), "extension-host-tests".into()];
     what.extend(["--example".into(), example.to_owned()]);
-    cargo(&target, "panic-abort", &profile, &what);
+    assert!(
+        cargo(&target, "panic-abort", &profile, &what),
+        "cargo builds the example"
+    );
     target
         .join("panic-abort/examples")
         .join(format!("lib{example}{}", std::env::consts::DLL_SUFFIX))
@@ -79,10 +84,6 @@ fn target() -> (PathBuf, String) {
     )
 }
 
-fn profile_name(folder: &str) -> &str {
-    if folder == "debug" { "dev" } else { folder }
-}
-
 fn packages() -> Vec<String> {
     let lock = std::fs::read_to_string(checkout().join("Cargo.lock")).expect("Cargo.lock");
     let is_there = |name: &&&str| lock.contains(&format!("name = \"{name}\"\n"));
@@ -95,7 +96,7 @@ fn packages() -> Vec<String> {
     what
 }
 
-fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) {
+fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) -> bool {
     let done = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--profile", profile])
         .args(options)
@@ -103,9 +104,8 @@ fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) {
         .arg("--target-dir")
         .arg(target)
         .current_dir(checkout())
-        .status()
-        .expect("cargo runs");
-    assert!(done.success(), "cargo could not build {what:?}");
+        .status();
+    done.expect("cargo runs").success()
 }
 
 /// A library from a C source of `fixtures/`, with macros: `NAME` or `NAME=value`.
