@@ -32,8 +32,14 @@ use crate::worker::Worker;
 pub fn serve(worker: &Rc<Worker>, request: Request) -> Answer {
     let id = worker.requests.next_id();
     let access = Access::begin(worker, &request);
+    let is_head = *request.method() == Method::HEAD;
     let state = handle(worker, request, id).unwrap_or_else(|response| State::Ready(Some(response)));
-    Answer { state, id, access }
+    Answer {
+        state,
+        id,
+        is_head,
+        access,
+    }
 }
 
 /// Finds out who asks for what, and has it handled; the error is the answer where it comes to nothing.
@@ -253,6 +259,7 @@ fn not_found(target: &str) -> Response<Body> {
 pub struct Answer {
     state: State,
     id: RequestId,
+    is_head: bool,
     access: Option<Access>,
 }
 
@@ -286,9 +293,10 @@ impl Future for Answer {
                 None => None,
             },
         };
-        let Some(mut response) = taken else {
+        let Some(response) = taken else {
             return Poll::Pending;
         };
+        let mut response = reply::without_body(response, this.is_head);
         // An upstream's own id is passed on as it is, like all of its headers.
         if !response.headers().contains_key(REQUEST_ID) {
             response

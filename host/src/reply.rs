@@ -20,6 +20,8 @@ pub enum Body {
     Empty,
     /// None yet: an extension is going to stream one, of this length where it has declared it.
     Declared(Option<u64>),
+    /// None, where another answer would have one of this size: see [`without_body`].
+    Left(BodySize),
     /// Known whole.
     Bytes(Bytes),
     /// Written by an extension, chunk by chunk.
@@ -52,6 +54,7 @@ impl MessageBody for Body {
         let sized = |length: Option<u64>| length.map_or(BodySize::Stream, BodySize::Sized);
         match self {
             Self::Empty | Self::Declared(_) => BodySize::Sized(0),
+            Self::Left(size) => *size,
             Self::Bytes(bytes) => BodySize::Sized(bytes.len() as u64),
             Self::Stream(stream) => sized(stream.size),
             Self::Relay(relayed) => sized(relayed.body.declared()),
@@ -63,7 +66,7 @@ impl MessageBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
         match self.get_mut() {
-            Self::Empty | Self::Declared(_) => Poll::Ready(None),
+            Self::Empty | Self::Declared(_) | Self::Left(_) => Poll::Ready(None),
             Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Self::Stream(stream) => stream.poll_chunk(cx),
@@ -94,6 +97,20 @@ pub fn relay(
     // `Content-Length` stays among them: the encoder passes over it, except where it alone tells a length (HEAD, 304).
     *response.headers_mut() = headers;
     response
+}
+
+/// Leaves the body of an answer out where HTTP has none: the answer to HEAD, 204 and 304. actix's encoder would write a body
+/// that is given all the same, or the end of a chunked one, and the client would take it for the next answer.
+pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
+    let has_none = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if has_none {
+        response.set_body(Body::Empty)
+    } else if is_head {
+        // Its size is still what GET would tell.
+        response.map_body(|_, body| Body::Left(body.size()))
+    } else {
+        response
+    }
 }
 
 /// Why the host itself answers a request.
