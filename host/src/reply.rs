@@ -102,7 +102,10 @@ pub fn relay(
 /// Leaves the body of an answer out where HTTP has none: the answer to HEAD, 204 and 304. actix's encoder would write a body
 /// that is given all the same, or the end of a chunked one, and the client would take it for the next answer.
 pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
-    let has_none = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_none = matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
     if has_none {
         response.set_body(Body::Empty)
     } else if is_head {

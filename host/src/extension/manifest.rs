@@ -498,10 +498,16 @@ mod tests {
     #[test]
     fn a_missing_required_variable_is_named() {
         let manifest = Manifest::parse("[env]\nrequired = [\"A\", \"B\"]").unwrap();
-        let reason = manifest
-            .check_variables(&Env::from_pairs([("A", "")]))
-            .unwrap_err();
-        assert!(matches!(reason, Reason::MissingVariable { name } if name == "B"));
+        let missing = |pairs: &[(&str, &str)]| {
+            manifest
+                .check_variables(&Env::from_pairs(pairs.iter().copied()))
+                .unwrap_err()
+        };
+        assert!(matches!(missing(&[("A", "1")]), Reason::MissingVariable { name } if name == "B"));
+        // As in an .env that was copied and not filled in.
+        assert!(
+            matches!(missing(&[("A", ""), ("B", "2")]), Reason::MissingVariable { name } if name == "A")
+        );
         assert!(
             manifest
                 .check_variables(&Env::from_pairs([("A", "1"), ("B", "2")]))
