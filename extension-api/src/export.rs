@@ -13,8 +13,25 @@ use crate::request::Request;
 use crate::response::Response;
 use crate::router::{Route, Router};
 
-/// Exports an endpoint from the library, or several as a bundle: `export_endpoint!(Accounts, Webhooks);`. Once a library,
-/// which is built as `crate-type = ["cdylib"]`.
+/// Exports an endpoint from the library, or several as a bundle. Once a library, which is built as `crate-type = ["cdylib"]`.
+///
+/// ```
+/// # #![forbid(unsafe_code)]
+/// # use extension_api::prelude::*;
+/// # macro_rules! endpoints {
+/// #     ($($name:ident $id:literal)*) => {$(
+/// #         struct $name;
+/// #         impl Endpoint for $name {
+/// #             const ID: &'static str = $id;
+/// #             fn new(_: Context) -> Result<Self> { Ok(Self) }
+/// #             fn routes(_: &mut Router<Self>) {}
+/// #         }
+/// #     )*};
+/// # }
+/// # endpoints!(Accounts "accounts" Webhooks "webhooks");
+/// export_endpoint!(Accounts, Webhooks);
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! export_endpoint {
     ($($endpoint:ty),+ $(,)?) => {

@@ -39,7 +39,7 @@
 //! ```
 //!
 //! Its `Cargo.toml` says `crate-type = ["cdylib"]`; its `extension.toml` says what it may use of the host: which variables, and
-//! which origins it may call. The [`testing`](crate#testing) feature tests it without a host.
+//! which origins it may call. Its tests need no host: see [below](#testing).
 //!
 //! # How a handler runs
 //!
@@ -59,23 +59,33 @@
 //! `include/extension_api.h` is the contract between host and extension; [`abi`] mirrors it. All unsafe code of an extension is in
 //! this crate, in `bridge` and `export`.
 
-// In reading order: what an author writes and gets, then the boundary.
-pub mod abi;
-mod accountability;
-mod bridge;
-mod context;
+// What an author writes,
 mod endpoint;
-mod error;
-#[doc(hidden)]
-pub mod export;
-mod fetch;
-mod form;
+mod router;
+
+// is asked,
+mod accountability;
 mod headers;
 mod request;
+
+// answers,
+mod error;
 mod response;
-mod router;
+
+// and uses.
+mod context;
+mod fetch;
+mod form;
 #[cfg(feature = "testing")]
 pub mod testing;
+
+// The boundary.
+#[doc(hidden)]
+pub mod export;
+
+mod bridge;
+
+pub mod abi;
 
 pub use accountability::Accountability;
 pub use bridge::Bytes;

@@ -694,3 +694,30 @@ fn an_endpoint_is_stopped() {
     drop(app());
     assert!(STOPPED.load(Ordering::SeqCst));
 }
+
+#[test]
+fn a_context_that_outlives_its_extension_comes_to_nothing() {
+    static KEPT: Mutex<Option<Context>> = Mutex::new(None);
+
+    struct Keeper;
+
+    impl Endpoint for Keeper {
+        fn new(ctx: Context) -> Result<Self> {
+            ctx.env("API")?;
+            *KEPT.lock().expect("nobody panics") = Some(ctx);
+            Ok(Self)
+        }
+
+        fn routes(_: &mut Router<Self>) {}
+    }
+
+    drop(host().mount::<Keeper>().expect("the keeper is mounted"));
+    let ctx = KEPT.lock().expect("nobody panics").take().expect("kept");
+    assert_eq!(
+        ctx.env("API").expect("a value once read is kept"),
+        "https://api.example/v1"
+    );
+    assert!(ctx.env("OTHER").is_err() && ctx.base("https://api.example").is_err());
+    assert!(block_on(ctx.sleep(Duration::from_secs(1))).is_err());
+    ctx.info("nobody reads this");
+}
