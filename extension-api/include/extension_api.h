@@ -99,7 +99,8 @@ typedef struct ext_op { /* a sleep or a fetch under way, for `cancel` and `fetch
     uint64_t generation;
 } ext_op;
 
-typedef struct ext_context ext_context; /* the extension as the host knows it; from `create` until `destroy` returns */
+typedef struct ext_context ext_context; /* the extension as the host knows it; for the life of the process: after `destroy` its
+                                           callbacks answer EXT_GONE, or do nothing */
 typedef uint32_t ext_endpoint;          /* an endpoint of the extension, numbered by `endpoint` */
 typedef uint32_t ext_base;              /* a base URL, parsed once, numbered by `base`; valid until `destroy` returns */
 
@@ -139,7 +140,7 @@ typedef struct ext_accountability {
     uint8_t reserved[6];
 } ext_accountability;
 
-/* The head of a request. Lent, and unchanged, until the request is finished. */
+/* The head of a request. Lent, and unchanged, until the request is finished. Text in it is UTF-8; the body is bytes. */
 typedef struct ext_request_head {
     uint32_t struct_size;
     uint32_t http_version;   /* 10 or 11 */
@@ -267,18 +268,25 @@ typedef struct ext_callbacks {
      *
      * A request is finished by exactly one of `respond`, `fail`, `relay`, `drop`, or by `stream` and then `end`. Until
      * then the extension owns it, also when the client has long left: its head stays readable, and every call answers
-     * with a status. A route's `handle` need not finish the request before it returns. */
+     * with a status. A route's `handle` need not finish the request before it returns.
+     *
+     * These calls finish the request whatever they return: with EXT_GONE nobody heard the answer, with EXT_INVALID the
+     * caller got a 500 in its place. Only EXT_ANSWERED changes nothing: another answer is on its way, and a stream among
+     * those is still to be ended. `stream` finishes nothing where it returns EXT_OK, and everything otherwise. A call on a
+     * finished request is harmless. */
 
     /* NULL where the request is finished. */
     const ext_request_head *(*head)(ext_request request);
 
-    /* The value of the header's `index`th line (from 0), by name, in any case. Lent like the head. EXT_ABSENT, EXT_GONE. */
+    /* The value of the header's `index`th line (from 0), by name, in any case: bytes, mostly ASCII. Lent like the head.
+     * EXT_ABSENT, EXT_GONE. */
     ext_status (*header)(ext_request request, ext_slice name, size_t index, ext_slice *value);
 
     /* All headers, names in lower case, each line its own field. Made when first asked for. Lent like the head. */
     ext_status (*headers)(ext_request request, const ext_field **fields, size_t *count);
 
-    /* The next chunk of the body: EXT_OK with data, EXT_END, EXT_TOO_LARGE, EXT_BROKEN, EXT_CANCELLED. One at a time. */
+    /* The next chunk of the body: EXT_OK with data, EXT_END, EXT_TOO_LARGE, EXT_BROKEN, EXT_CANCELLED. One at a time.
+     * EXT_END on a route with EXT_ROUTE_WHOLE_BODY, and when a fetch has taken the body. */
     ext_status (*read)(ext_request request, ext_completion completion);
 
     /* Answers, whole. EXT_GONE: the client has left. EXT_ANSWERED, EXT_INVALID (the caller then gets a 500). */
@@ -313,7 +321,7 @@ typedef struct ext_callbacks {
 
     /* -- time and threads: any thread. On a worker, the completion is called on that worker; elsewhere, on that of `request`
      * where it is not zero, else on a worker of the host's choice. Cancelled when `request` ends, and when the extension is
-     * stopped. -- */
+     * stopped; EXT_GONE after that. -- */
 
     /* Completes after `ms` milliseconds. `op` may be NULL. */
     ext_status (*sleep)(ext_context *ctx, ext_request request, uint64_t ms, ext_completion completion, ext_op *op);
@@ -331,7 +339,8 @@ typedef struct ext_callbacks {
      * At once: EXT_INVALID, EXT_DENIED, EXT_GONE. Later: the fetch statuses. */
     ext_status (*fetch)(ext_context *ctx, const ext_fetch *fetch, ext_completion completion, ext_op *op);
 
-    /* The next chunk of the body of a fetch with EXT_FETCH_STREAM_BODY; completes when there is room for the next one. */
+    /* The next chunk of the body of a fetch with EXT_FETCH_STREAM_BODY; completes when there is room for the next one. Up to
+     * 8 KiB may wait for more, or for the end, before they are sent. */
     ext_status (*fetch_write)(ext_op op, ext_buffer chunk, ext_completion completion);
 
     /* Ends that body. With any other status than EXT_OK the call is broken off. */

@@ -631,7 +631,7 @@ fn begin(
     work: impl Future<Output = Outcome> + 'static,
 ) -> Result<(), (Completion, ext_status)> {
     let Some(flight) = ctx.hold() else {
-        return Err((completion, EXT_CANCELLED));
+        return Err((completion, EXT_GONE));
     };
     completion.hold(flight);
     let operation = operation::start(worker, completion, upload, work);
@@ -658,7 +658,7 @@ unsafe extern "C" fn post(
         return EXT_GONE;
     };
     let Some(flight) = ctx.hold() else {
-        return EXT_CANCELLED;
+        return EXT_GONE;
     };
     on_worker(&remote, completion, move |worker, mut completion| {
         completion.hold(flight);
@@ -729,7 +729,7 @@ unsafe extern "C" fn fetch(
             _ => Outgoing::of(body),
         };
         let Some(flight) = ctx.hold() else {
-            return Err((completion, EXT_CANCELLED));
+            return Err((completion, EXT_GONE));
         };
         let caller = worker.clone();
         let work = async move {
@@ -909,8 +909,7 @@ unsafe extern "C" fn fetched_drop(fetched: ext_fetched) -> ext_status {
 // ---- What is given ----
 
 fn context<'a>(ctx: *mut ext_context) -> Option<&'a Context> {
-    // SAFETY: the header: NULL never, and the pointer that `create` was given, until `destroy` returns; that is one to the
-    // `Context` that the extension's generation holds.
+    // SAFETY: the header: the pointer that `create` was given; it is one to a `Context` that is never freed.
     unsafe { ctx.cast::<Context>().as_ref() }
 }
 
@@ -919,8 +918,7 @@ fn context_arc(ctx: *mut ext_context) -> Option<Arc<Context>> {
     if ctx.is_null() {
         return None;
     }
-    // SAFETY: as in `context`; the pointer came from `Arc::as_ptr`, and the generation holds the Arc until `destroy` has
-    // returned.
+    // SAFETY: as in `context`; the pointer came from `Arc::into_raw`, whose count is never given back.
     unsafe {
         Arc::increment_strong_count(ctx);
         Some(Arc::from_raw(ctx))

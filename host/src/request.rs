@@ -114,6 +114,8 @@ struct Outgoing {
 pub struct Incoming {
     payload: Payload,
     left: u64,
+    /// What is still to come of a body that the connection does not end by itself.
+    ends_after: Option<u64>,
     failed: Option<i32>,
 }
 
@@ -123,8 +125,15 @@ impl Incoming {
         Self {
             payload,
             left: bytes_max,
+            ends_after: None,
             failed: None,
         }
+    }
+
+    /// The body is over after so many bytes, whatever follows.
+    fn ending_after(mut self, length: Option<u64>) -> Self {
+        self.ends_after = length;
+        self
     }
 
     /// The next chunk; the failure is a status of the ABI, and stays.
@@ -133,19 +142,34 @@ impl Incoming {
             if let Some(failed) = self.failed {
                 return Poll::Ready(Some(Err(failed)));
             }
+            if self.ends_after == Some(0) {
+                return Poll::Ready(None);
+            }
             match std::task::ready!(Pin::new(&mut self.payload).poll_next(cx)) {
+                None if self.ends_after.is_some() => self.failed = Some(abi::EXT_BROKEN),
                 None => return Poll::Ready(None),
                 Some(Ok(chunk)) if chunk.is_empty() => {}
-                Some(Ok(chunk)) => match self.left.checked_sub(chunk.len() as u64) {
-                    Some(left) => {
-                        self.left = left;
-                        return Poll::Ready(Some(Ok(chunk)));
+                Some(Ok(mut chunk)) => {
+                    match self.cut(&mut chunk).left.checked_sub(chunk.len() as u64) {
+                        Some(left) => {
+                            self.left = left;
+                            return Poll::Ready(Some(Ok(chunk)));
+                        }
+                        None => self.failed = Some(abi::EXT_TOO_LARGE),
                     }
-                    None => self.failed = Some(abi::EXT_TOO_LARGE),
-                },
+                }
                 Some(Err(_)) => self.failed = Some(abi::EXT_BROKEN),
             }
         }
+    }
+
+    /// Cuts off what is not of the body any more.
+    fn cut(&mut self, chunk: &mut Bytes) -> &mut Self {
+        if let Some(to_come) = &mut self.ends_after {
+            chunk.truncate(usize::try_from(*to_come).unwrap_or(usize::MAX));
+            *to_come -= chunk.len() as u64;
+        }
+        self
     }
 
     /// Whether more arrived than is allowed.
@@ -283,8 +307,14 @@ pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
                     body_bytes_max,
                 } = opening;
                 let payload = request.take_payload();
-                let has_body = !matches!(payload, Payload::None);
-                local.payload = has_body.then(|| Incoming::new(payload, body_bytes_max));
+                let length = content_length(&request.head().headers);
+                // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the
+                // connection ends. Asking does not change what its body is.
+                let ends_after =
+                    asks_for_websocket(&request.head().headers).then(|| length.unwrap_or(0));
+                let has_body = !matches!(payload, Payload::None) && ends_after != Some(0);
+                local.payload = has_body
+                    .then(|| Incoming::new(payload, body_bytes_max).ending_after(ends_after));
                 local.flight = Some(flight);
                 local.client = Client::Waiting(None);
                 let request = &*local.request.insert(request);
@@ -292,11 +322,7 @@ pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
                 shared.params = params;
                 shared.url = url;
                 shared.accountability = accountability;
-                shared.body_length = if has_body {
-                    content_length(&request.head().headers)
-                } else {
-                    Some(0)
-                };
+                shared.body_length = if has_body { length } else { Some(0) };
                 shared.timeout = timeout;
                 shared.fill(request);
             }),
@@ -457,6 +483,18 @@ impl Shared {
 pub fn below_mount(uri: &actix_http::Uri, mount_len: usize) -> &str {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     &target[mount_len..]
+}
+
+/// Whether actix takes what follows a head for a WebSocket's: its own rule.
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    use actix_http::header::{TRANSFER_ENCODING, UPGRADE};
+    let is_websocket = |value: &actix_http::header::HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        value.eq_ignore_ascii_case(b"websocket")
+    };
+    headers.contains_key(UPGRADE)
+        && headers.get_all(UPGRADE).any(is_websocket)
+        && !headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// The length that a message declares.

@@ -139,7 +139,10 @@ impl Upstream {
         limits: Limits,
     ) -> Result<Answer, Failed> {
         let client = self.client(call.base.is_tls(), limits.connect.unwrap_or_default());
-        let mut request = client.request(call.method.clone(), call.url.clone());
+        // Without this, awc adds an Accept-Encoding of its own.
+        let mut request = client
+            .request(call.method.clone(), call.url.clone())
+            .no_decompress();
         let mut headers = std::mem::take(&mut call.headers);
         headers.insert(header::HOST, call.base.host().clone());
         if call.decompress {

@@ -95,7 +95,9 @@ impl Extension {
             hook: "handle",
         })?;
         let mut instance = std::ptr::null_mut();
-        let ctx = Arc::as_ptr(&context).cast_mut().cast::<ext_context>();
+        // One count is never given back: a thread that an extension has left over may call with it after `destroy`, and a
+        // wrong answer is better than freed memory. It is small beside the library, which stays mapped as well.
+        let ctx = Arc::into_raw(context.clone()).cast_mut().cast::<ext_context>();
         // SAFETY: the hook is the library's own; the table is constant, and the context lives until after `destroy`.
         let status = unsafe { create(&raw const CALLBACKS, ctx, &raw mut instance) };
         let Declared {
