@@ -120,7 +120,8 @@ impl Connection {
         self.arrived.is_empty() && !self.more().unwrap_or(false)
     }
 
-    fn body(&mut self, answer: &mut Answer) -> bool {
+    /// Reads the body behind a head; false where the connection ends before it is whole.
+    pub fn body(&mut self, answer: &mut Answer) -> bool {
         if answer.header("transfer-encoding") == Some("chunked") {
             return self.chunks(&mut answer.body);
         }
