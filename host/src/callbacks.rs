@@ -239,7 +239,7 @@ unsafe extern "C" fn respond(request: ext_request, response: *const ext_response
     let Some(request) = of_request(request) else {
         return stale("respond");
     };
-    answer_with(request, response, Some(body))
+    answer_with(request, response, body)
 }
 
 unsafe extern "C" fn stream(request: ext_request, head: *const ext_response) -> ext_status {
@@ -253,55 +253,77 @@ unsafe extern "C" fn stream(request: ext_request, head: *const ext_response) -> 
         return stale("stream");
     };
     if !body.is_empty() {
-        return EXT_INVALID;
-    }
-    answer_with(request, response, None)
-}
-
-/// Answers with what an extension gave: directly on the request's worker, else as a job of it. Without a body, a stream begins.
-fn answer_with(request: request::Handle, given: &ext_response, body: Option<Bytes>) -> ext_status {
-    let is_stream = body.is_none();
-    if let Err(status) = request.claim(is_stream) {
-        return late(request, status);
-    }
-    let status = status_of(given.status);
-    let mut declared = None;
-    let answer = move |worker: &Rc<Worker>, response: Response<Body>| {
-        request.answer(response);
-        if !is_stream {
-            request.finish(worker);
-        }
-    };
-    if request.worker().is_current() {
-        // Straight into the answer's own header map.
-        let mut response = Response::with_body(StatusCode::OK, Body::Empty);
-        let made = status.and_then(|status| {
-            *response.status_mut() = status;
-            set_headers(response.headers_mut(), given, &mut declared)
-        });
-        let response = match made {
-            Ok(()) => response.set_body(body.map_or(Body::Declared(declared), Body::Bytes)),
-            Err(rule) => invalid(request, rule),
-        };
-        with_current(|worker| answer(worker, response));
-        return made.map_or(EXT_INVALID, |()| EXT_OK);
+        return reject(request, "the head of a stream must have no body");
     }
     let mut headers = HeaderMap::new();
-    let made =
-        status.and_then(|status| set_headers(&mut headers, given, &mut declared).map(|()| status));
-    request.worker().run(move |worker| {
-        let response = match made {
-            Ok(status) => {
-                let mut response =
-                    Response::with_body(status, body.map_or(Body::Declared(declared), Body::Bytes));
-                *response.headers_mut() = headers;
-                response
-            }
-            Err(rule) => invalid(request, rule),
-        };
-        answer(worker, response);
+    let mut declared = None;
+    let made = status_of(response.status)
+        .and_then(|status| set_headers(&mut headers, response, &mut declared).map(|()| status));
+    let status = match made {
+        Ok(status) => status,
+        Err(rule) => return reject(request, rule),
+    };
+    if let Err(status) = request.claim(true) {
+        return late(request, status);
+    }
+    request.worker().run(move |_| {
+        request.answer(with_headers(status, headers, Body::Declared(declared)));
     });
-    made.map_or(EXT_INVALID, |_| EXT_OK)
+    EXT_OK
+}
+
+fn with_headers(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::with_body(status, body);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Answers whole with what an extension gave: directly on the request's worker, else as a job of it.
+fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> ext_status {
+    let status = match status_of(given.status) {
+        Ok(status) => status,
+        Err(rule) => return reject(request, rule),
+    };
+    if !request.worker().is_current() {
+        let mut headers = HeaderMap::new();
+        return match set_headers(&mut headers, given, &mut None) {
+            Ok(()) => match request.claim(false) {
+                Ok(()) => {
+                    request.worker().run(move |worker| {
+                        request.answer(with_headers(status, headers, Body::Bytes(body)));
+                        request.finish(worker);
+                    });
+                    EXT_OK
+                }
+                Err(status) => late(request, status),
+            },
+            Err(rule) => reject(request, rule),
+        };
+    }
+    if let Err(status) = request.claim(false) {
+        return late(request, status);
+    }
+    // Straight into the answer's own header map.
+    let mut response = Response::with_body(status, Body::Empty);
+    let made = set_headers(response.headers_mut(), given, &mut None);
+    request.answer(match made {
+        Ok(()) => response.set_body(Body::Bytes(body)),
+        Err(rule) => invalid(request, rule),
+    });
+    with_current(|worker| request.finish(worker));
+    made.map_or(EXT_INVALID, |()| EXT_OK)
+}
+
+/// Answers with a 500 in place of what breaks a rule.
+fn reject(request: request::Handle, rule: &'static str) -> ext_status {
+    if let Err(status) = request.claim(false) {
+        return late(request, status);
+    }
+    request.worker().run(move |worker| {
+        request.answer(invalid(request, rule));
+        request.finish(worker);
+    });
+    EXT_INVALID
 }
 
 fn status_of(status: u32) -> Result<StatusCode, &'static str> {
@@ -443,38 +465,31 @@ unsafe extern "C" fn relay(
     fetched: ext_fetched,
     edits: *const ext_response,
 ) -> ext_status {
-    let Some(answer) = of_fetched(fetched) else {
-        return EXT_GONE;
-    };
-    let Some(request) = of_request(request) else {
-        answer
-            .worker()
-            .run(move |worker| drop(answer.close(worker)));
-        return stale("relay");
-    };
-    // SAFETY: NULL, or lent for the call.
-    let edits = match unsafe { edits.as_ref() }.map(Edits::read).transpose() {
-        Ok(edits) => edits,
-        Err(rule) => {
+    let answer = of_fetched(fetched);
+    // Given in every case, so that it ends here in every case.
+    let discard = move || {
+        if let Some(answer) = answer {
             answer
                 .worker()
                 .run(move |worker| drop(answer.close(worker)));
-            return match request.claim(false) {
-                Err(status) => late(request, status),
-                Ok(()) => {
-                    request.worker().run(move |worker| {
-                        request.answer(invalid(request, rule));
-                        request.finish(worker);
-                    });
-                    EXT_INVALID
-                }
-            };
+        }
+    };
+    let Some(request) = of_request(request) else {
+        discard();
+        return stale("relay");
+    };
+    // SAFETY: NULL, or lent for the call.
+    let edits = unsafe { edits.as_ref() }.map(Edits::read).transpose();
+    let (answer, edits) = match (answer, edits) {
+        (Some(answer), Ok(edits)) => (answer, edits),
+        (None, _) => return reject(request, "the answer that was to be relayed is over"),
+        (_, Err(rule)) => {
+            discard();
+            return reject(request, rule);
         }
     };
     if let Err(status) = request.claim(false) {
-        answer
-            .worker()
-            .run(move |worker| drop(answer.close(worker)));
+        discard();
         return late(request, status);
     }
     request.worker().run(move |worker| {
@@ -487,10 +502,13 @@ unsafe extern "C" fn relay(
                 }
                 response
             }
-            _ => invalid(
-                request,
-                "only an answer that was fetched on the request's worker can be relayed",
-            ),
+            _ => {
+                discard();
+                invalid(
+                    request,
+                    "only an answer that was fetched on the request's worker can be relayed",
+                )
+            }
         };
         request.answer(response);
         request.finish(worker);
@@ -787,11 +805,8 @@ fn prepare(
             first_byte: duration(fetch.first_byte_ms),
             total: duration(fetch.total_ms),
         },
-        follow: (fetch.flags & EXT_FETCH_FOLLOW_REDIRECTS != 0).then(
-            || -> Box<dyn Fn(&upstream::Base) -> bool + Send> {
-                Box::new(move |base| allowed.allows(base))
-            },
-        ),
+        follow: (fetch.flags & EXT_FETCH_FOLLOW_REDIRECTS != 0)
+            .then(|| -> upstream::Allows { Box::new(move |base| allowed.allows(base)) }),
         decompress: fetch.flags & EXT_FETCH_DECOMPRESS != 0,
     })
 }

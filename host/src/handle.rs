@@ -98,15 +98,16 @@ pub struct Pool<S: 'static, L: 'static> {
     made: Cell<usize>,
 }
 
-impl<S: Send + Sync, L> Pool<S, L> {
-    /// An empty pool.
-    pub fn new() -> Self {
+impl<S, L> Default for Pool<S, L> {
+    fn default() -> Self {
         Self {
-            free: RefCell::new(Vec::new()),
-            made: Cell::new(0),
+            free: RefCell::default(),
+            made: Cell::default(),
         }
     }
+}
 
+impl<S: Send + Sync, L> Pool<S, L> {
     /// Takes a free entry, or makes one with `new`, and lets `fill` prepare it before its handle exists.
     pub fn open(
         &self,

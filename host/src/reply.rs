@@ -257,7 +257,7 @@ fn code_of(status: StatusCode) -> &'static str {
         502 => "BAD_GATEWAY",
         503 => "SERVICE_UNAVAILABLE",
         504 => "GATEWAY_TIMEOUT",
-        400..500 => "BAD_REQUEST",
+        402..500 => "BAD_REQUEST",
         _ => "INTERNAL_SERVER_ERROR",
     }
 }

@@ -239,6 +239,7 @@ impl std::fmt::Display for RequestId {
 }
 
 /// A worker's requests.
+#[derive(Default)]
 pub struct Requests {
     pool: Pool<Shared, Local>,
     /// Those whose client waits: watched for their deadline.
@@ -253,22 +254,17 @@ struct Ids {
     next: Cell<u32>,
 }
 
-impl Requests {
-    /// None yet.
-    pub fn new() -> Self {
+impl Default for Ids {
+    fn default() -> Self {
         use std::hash::{BuildHasher, Hasher};
-        let prefix = std::hash::RandomState::new().build_hasher().finish() as u32;
         Self {
-            pool: Pool::new(),
-            waiting: RefCell::default(),
-            watched: tokio::sync::Notify::new(),
-            ids: Ids {
-                prefix,
-                next: Cell::new(0),
-            },
+            prefix: std::hash::RandomState::new().build_hasher().finish() as u32,
+            next: Cell::new(0),
         }
     }
+}
 
+impl Requests {
     /// The most requests that extensions worked on at once, on this worker.
     pub fn most_at_once(&self) -> usize {
         self.pool.made()
@@ -441,16 +437,14 @@ impl Shared {
     }
 
     /// The request's headers.
+    #[expect(
+        unsafe_code,
+        reason = "any thread may look a header up, the request itself is the worker's"
+    )]
     pub fn headers(&self) -> &HeaderMap {
         // SAFETY: set in `fill` to the headers of `Local::request`, which lives, unchanged, until the entry is closed; and
         // an entry is closed only when the extension, the only caller, has finished the request.
-        #[expect(
-            unsafe_code,
-            reason = "any thread may look a header up, the request itself is the worker's"
-        )]
-        unsafe {
-            &*self.headers
-        }
+        unsafe { &*self.headers }
     }
 
     /// All headers as fields of the ABI.
@@ -675,7 +669,9 @@ impl Handle {
             if is_streaming && local.stream.ended.is_none() {
                 // Given up in the middle: the client must not take it for whole, nor wait for the rest.
                 local.stream.ended = Some(false);
-                local.stream.waker.take().map(Waker::wake);
+                if let Some(waker) = local.stream.waker.take() {
+                    waker.wake();
+                }
             }
             (
                 local.flight.take(),
@@ -841,22 +837,21 @@ impl Handle {
     }
 
     /// Puts the collected body in the head, before the extension has seen the request.
+    #[expect(
+        unsafe_code,
+        reason = "the head is read without a lock once the extension has the handle"
+    )]
     fn set_body(&self, body: Bytes) {
+        let fill = |shared: &mut Shared| {
+            shared.head.body = abi::ext_buffer {
+                ptr: body.as_ptr(),
+                len: body.len(),
+                ..lend::EMPTY_BUFFER
+            };
+            shared.body = body;
+        };
         // SAFETY: the extension is called only after this, so no other reader of the entry exists.
-        #[expect(
-            unsafe_code,
-            reason = "the head is read without a lock once the extension has the handle"
-        )]
-        unsafe {
-            self.shared_mut(|shared| {
-                shared.head.body = abi::ext_buffer {
-                    ptr: body.as_ptr(),
-                    len: body.len(),
-                    ..lend::EMPTY_BUFFER
-                };
-                shared.body = body;
-            });
-        }
+        unsafe { self.shared_mut(fill) };
     }
 
     /// Takes the next chunk of a streamed answer.

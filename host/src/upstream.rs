@@ -45,10 +45,13 @@ pub struct Call {
     /// Limits; `None`: the host's default.
     pub limits: Limits,
     /// Follow redirects to places that this allows.
-    pub follow: Option<Box<dyn Fn(&Base) -> bool + Send>>,
+    pub follow: Option<Allows>,
     /// Ask for gzip, and decode it.
     pub decompress: bool,
 }
+
+/// Says whether a call may go to a place.
+pub type Allows = Box<dyn Fn(&Base) -> bool + Send>;
 
 /// How long a call may take.
 #[derive(Clone, Copy, Default)]

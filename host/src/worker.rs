@@ -129,9 +129,9 @@ impl Worker {
         let worker = Rc::new(Self {
             host: host.clone(),
             remote: remote.clone(),
-            requests: request::Requests::new(),
-            fetched: fetched::Pool::new(),
-            operations: operation::Pool::new(),
+            requests: request::Requests::default(),
+            fetched: fetched::Pool::default(),
+            operations: operation::Pool::default(),
             upstream: Upstream::new(&host.config.fetch),
             ready: RefCell::default(),
             pump: RefCell::default(),

@@ -97,7 +97,9 @@ impl Extension {
         let mut instance = std::ptr::null_mut();
         // One count is never given back: a thread that an extension has left over may call with it after `destroy`, and a
         // wrong answer is better than freed memory. It is small beside the library, which stays mapped as well.
-        let ctx = Arc::into_raw(context.clone()).cast_mut().cast::<ext_context>();
+        let ctx = Arc::into_raw(context.clone())
+            .cast_mut()
+            .cast::<ext_context>();
         // SAFETY: the hook is the library's own; the table is constant, and the context lives until after `destroy`.
         let status = unsafe { create(&raw const CALLBACKS, ctx, &raw mut instance) };
         let Declared {
