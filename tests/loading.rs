@@ -420,6 +420,29 @@ fn a_create_that_fails_without_a_word() {
 }
 
 #[test]
+fn a_create_that_hangs() {
+    refused_by(
+        || {
+            Host::plan()
+                .config("[limits]\ncreate_timeout_ms = 200\n")
+                .extensions(&[&broken(&["HANGS"])])
+        },
+        "directus-extension-broken",
+        "CREATE_TIMEOUT",
+        &["its `new` has not returned for 200 ms", "create_timeout_ms"],
+    );
+}
+
+#[test]
+fn a_stop_that_hangs_does_not_keep_the_host_from_ending() {
+    let host = Host::with(&[&broken(&["STOP_HANGS"])]);
+    assert_eq!(host.get("/broken/now").text(), "not broken");
+    let ended = host.stop();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.said("an extension does not stop; the host ends without it"));
+}
+
+#[test]
 fn an_extension_without_an_endpoint() {
     refused(
         &broken(&["NO_ENDPOINT"]),

@@ -74,6 +74,8 @@ pub struct Limits {
     pub client_request_timeout_ms: u64,
     /// How long requests in flight may take when the host is told to stop.
     pub shutdown_timeout_ms: u64,
+    /// For an extension to get ready when it is loaded; then it is refused, and the others are served.
+    pub create_timeout_ms: u64,
 }
 
 /// What an outgoing call may take, where the extension does not say otherwise. Times are in milliseconds.
@@ -158,6 +160,7 @@ impl Default for Limits {
             keep_alive_ms: 75_000,
             client_request_timeout_ms: 10_000,
             shutdown_timeout_ms: 10_000,
+            create_timeout_ms: 10_000,
         }
     }
 }

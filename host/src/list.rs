@@ -30,9 +30,6 @@ pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error:
             println!("passed over: {} {}", passed.folder, passed.why);
         }
     }
-    for extension in loaded.loaded() {
-        extension.retire(std::time::Instant::now() + host.config.shutdown_timeout());
-    }
     Ok(ExitCode::SUCCESS)
 }
 

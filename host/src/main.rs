@@ -25,23 +25,32 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
     match cli.command() {
-        Command::Serve(_) => serve(Host::new(config, env)?, || {}),
+        Command::Serve(_) => tidily(Host::new(config, env)?, |host| serve(host, || {})),
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
-            serve(demo.host.clone(), || println!("{}", demo.invitation()))
+            let ready = || println!("{}", demo.invitation());
+            tidily(demo.host.clone(), |host| serve(host, ready))
         }
-        Command::List { json } => list::run(&Host::new(config, env)?, json),
+        Command::List { json } => tidily(Host::new(config, env)?, |host| list::run(&host, json)),
     }
 }
 
+/// Does the host's work, then stops the extensions and tidies up, however it went. Not the host's `Drop`: the contexts of extensions keep it for
+/// as long as the process lives.
+fn tidily<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
+    let done = work(host.clone());
+    host.end();
+    done
+}
+
 fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    host.load_extensions()?;
     let listening = |addresses: &[std::net::SocketAddr]| {
         for address in addresses {
             log::info("listening", &[("address", address)]);
         }
         ready();
     };
+    host.load_extensions()?;
     actix_rt::System::new().block_on(server::run(host, listening))?;
     Ok(ExitCode::SUCCESS)
 }

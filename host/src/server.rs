@@ -207,13 +207,37 @@ impl Host {
         older.map(|old| old.context.requests()).sum()
     }
 
-    /// Stops and destroys all extensions, when no request is served any more.
-    fn stop_extensions(&self) {
+    /// Stops and destroys all extensions, when no request is served any more, and tidies up. An extension that hangs does not
+    /// keep the host from ending.
+    pub fn end(&self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
         let registry = self.registry.swap(Arc::default());
-        let deadline = Instant::now() + Duration::from_secs(5);
-        for extension in registry.loaded() {
-            extension.retire(deadline);
+        let (done, wait) = std::sync::mpsc::channel();
+        let mut running: Vec<Arc<str>> = Vec::new();
+        for extension in registry.loaded().cloned() {
+            running.push(extension.context.name.clone());
+            let done = done.clone();
+            std::thread::spawn(move || {
+                extension.retire(Instant::now() + PATIENCE);
+                // An error says that nobody waits any more.
+                let _ = done.send(extension.context.name.clone());
+            });
         }
+        let deadline = Instant::now() + 2 * PATIENCE;
+        while !running.is_empty() {
+            match wait.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(name) => running.retain(|other| *other != name),
+                Err(_) => break,
+            }
+        }
+        for name in running {
+            log::event(
+                Level::Warn,
+                "an extension does not stop; the host ends without it",
+                &[("extension", &name)],
+            );
+        }
+        self.copies.remove();
     }
 }
 
@@ -256,7 +280,6 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
     listening(&addresses);
     let ended = running.await;
     drop((watch, watcher));
-    host.stop_extensions();
     ended.map_err(ServeError::Run)
 }
 

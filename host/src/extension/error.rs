@@ -160,6 +160,11 @@ pub enum Reason {
         /// What the panic said.
         message: String,
     },
+    /// Its `new` does not return.
+    CreateTimeout {
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
     /// It declared no endpoint, so that it could never be called.
     NoEndpoint,
     /// Its id breaks the rules.
@@ -268,6 +273,7 @@ impl Reason {
             Reason::OpenFailed { .. } => "LIBRARY_OPEN",
             Reason::CreateFailed { .. } => "CREATE_FAILED",
             Reason::CreatePanicked { .. } => "CREATE_PANICKED",
+            Reason::CreateTimeout { .. } => "CREATE_TIMEOUT",
             Reason::NoEndpoint => "ENDPOINT_MISSING",
             Reason::BadId { .. } => "ID_INVALID",
             Reason::ReservedId { .. } => "ID_RESERVED",
@@ -286,6 +292,7 @@ impl Reason {
         match self {
             Reason::CreateFailed { .. }
             | Reason::CreatePanicked { .. }
+            | Reason::CreateTimeout { .. }
             | Reason::MissingVariable { .. }
             | Reason::BadOrigin { .. } => "start",
             Reason::NoEndpoint
@@ -418,6 +425,10 @@ impl fmt::Display for Reason {
             Reason::CreatePanicked { message } => write!(
                 f,
                 "its `new` panicked: {message}; this is a fault in the extension's code"
+            ),
+            Reason::CreateTimeout { waited_ms } => write!(
+                f,
+                "its `new` has not returned for {waited_ms} ms; let it do less, or raise create_timeout_ms"
             ),
             Reason::NoEndpoint => f.write_str(
                 "it declared no endpoint, so that nothing could call it; declare one in its `new`",

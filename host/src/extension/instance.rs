@@ -94,14 +94,21 @@ impl Extension {
             library,
             hook: "handle",
         })?;
-        let mut instance = std::ptr::null_mut();
         // One count is never given back: a thread that an extension has left over may call with it after `destroy`, and a
         // wrong answer is better than freed memory. It is small beside the library, which stays mapped as well.
         let ctx = Arc::into_raw(context.clone())
             .cast_mut()
             .cast::<ext_context>();
-        // SAFETY: the hook is the library's own; the table is constant, and the context lives until after `destroy`.
-        let status = unsafe { create(&raw const CALLBACKS, ctx, &raw mut instance) };
+        let patience = Duration::from_millis(host.config.limits.create_timeout_ms);
+        let (status, instance) = within(patience, Ctx(ctx), move |ctx| {
+            let mut instance = std::ptr::null_mut();
+            // SAFETY: the hook is the library's own; the table is constant, and the context is never freed.
+            let status = unsafe { create(&raw const CALLBACKS, ctx.0, &raw mut instance) };
+            (status, Instance(instance))
+        })
+        .ok_or(Reason::CreateTimeout {
+            waited_ms: host.config.limits.create_timeout_ms,
+        })?;
         let Declared {
             endpoints,
             refusal,
@@ -140,7 +147,7 @@ impl Extension {
             generation,
             loaded_at: SystemTime::now(),
             entry,
-            instance: Instance(instance),
+            instance,
             is_stopped: AtomicBool::new(false),
         };
         // From here on the instance exists, so a refusal has to destroy it.
@@ -236,6 +243,30 @@ impl Extension {
             }
         }
     }
+}
+
+/// What `ext_context` points at, on its way to the thread that runs `create`.
+struct Ctx(*mut ext_context);
+// SAFETY: the header lets `create` be called on any thread that is no worker; the pointer is only handed on.
+unsafe impl Send for Ctx {}
+
+/// Runs a hook on a thread of its own and waits for it, but not for ever: one that hangs must not keep the others from being
+/// served. Its thread is then left to itself.
+fn within<A: Send + 'static, R: Send + 'static>(
+    patience: Duration,
+    given: A,
+    hook: impl FnOnce(A) -> R + Send + 'static,
+) -> Option<R> {
+    let (done, wait) = std::sync::mpsc::sync_channel(1);
+    let run = move || {
+        // An error says that nobody waits any more.
+        let _ = done.send(hook(given));
+    };
+    std::thread::Builder::new()
+        .name("create".to_owned())
+        .spawn(run)
+        .ok()?;
+    wait.recv_timeout(patience).ok()
 }
 
 /// Checks ids and routes.

@@ -17,7 +17,7 @@ use super::gate;
 /// How many libraries this process has mapped; none is ever let go.
 static MAPPED: AtomicU64 = AtomicU64::new(0);
 
-/// The folder for private copies, removed when the host ends.
+/// The folder for private copies. Not removed by a drop: threads that an extension has left over keep the host alive.
 pub struct Copies {
     folder: PathBuf,
     next: AtomicU64,
@@ -62,6 +62,12 @@ impl Copies {
         }
     }
 
+    /// Removes the folder: at the end, when nothing is loaded any more. What is mapped stays mapped.
+    pub fn remove(&self) {
+        // Nothing depends on it; the next host tries again.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+
     fn copy(&self, library: &Path) -> Result<PathBuf, Reason> {
         let name = library.file_name().unwrap_or_default().to_string_lossy();
         let copy = self.folder.join(format!(
@@ -81,13 +87,6 @@ impl Copies {
                 source,
             }),
         }
-    }
-}
-
-impl Drop for Copies {
-    fn drop(&mut self) {
-        // Nothing depends on it; the next host tries again.
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
