@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use actix_http::header::HeaderName;
-use actix_http::{Method, Request, Response};
+use actix_http::{Method, Request, Response, Version};
 use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
 use futures_core::future::LocalBoxFuture;
 use smallvec::SmallVec;
@@ -33,11 +33,13 @@ pub fn serve(worker: &Rc<Worker>, request: Request) -> Answer {
     let id = worker.requests.next_id();
     let access = Access::begin(worker, &request);
     let is_head = *request.method() == Method::HEAD;
+    let knows_chunks = request.version() >= Version::HTTP_11;
     let state = handle(worker, request, id).unwrap_or_else(|response| State::Ready(Some(response)));
     Answer {
         state,
         id,
         is_head,
+        knows_chunks,
         access,
     }
 }
@@ -260,6 +262,7 @@ pub struct Answer {
     state: State,
     id: RequestId,
     is_head: bool,
+    knows_chunks: bool,
     access: Option<Access>,
 }
 
@@ -297,6 +300,9 @@ impl Future for Answer {
             return Poll::Pending;
         };
         let mut response = reply::without_body(response, this.is_head);
+        if !this.knows_chunks {
+            reply::end_by_closing(&mut response);
+        }
         // An upstream's own id is passed on as it is, like all of its headers.
         if !response.headers().contains_key(REQUEST_ID) {
             response

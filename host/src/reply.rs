@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use actix_http::body::{BodySize, MessageBody};
 use actix_http::header::{self, HeaderMap, HeaderValue};
-use actix_http::{Response, StatusCode};
+use actix_http::{ConnectionType, Response, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -113,6 +113,15 @@ pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
         response.map_body(|_, body| Body::Left(body.size()))
     } else {
         response
+    }
+}
+
+/// Lets the end of the connection be the end of a body without a length: HTTP/1.0 knows no chunks.
+pub fn end_by_closing(response: &mut Response<Body>) {
+    if response.body().size() == BodySize::Stream {
+        let head = response.head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
     }
 }
 
