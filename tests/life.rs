@@ -1,1 +1,186 @@
-//! To come.
+//! How a host begins and ends.
+
+use std::fs;
+
+use crate::support::built::scratch;
+use crate::support::host::request;
+use crate::support::{Connection, Extension, Host, eventually};
+
+/// A host with the probe, which notes its hooks in a file.
+fn host() -> Host {
+    let plan = Host::plan().extensions(&[&Extension::probe(), &Extension::good()]);
+    let hooks = plan.folder().join("hooks").display().to_string();
+    plan.dotenv("HOOKS_FILE", hooks).start()
+}
+
+/// A request that is answered when the file `go` in the host's folder exists, and is in hand already.
+fn held(host: &Host) -> Connection {
+    let mut client = host.connect();
+    let gate = host.folder().join("go");
+    client.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    client
+}
+
+#[track_caller]
+fn hooks(host: &Host) -> std::path::PathBuf {
+    host.folder().join("hooks")
+}
+
+#[test]
+fn a_signal_ends_the_host_and_its_extensions_in_order() {
+    for signal in ["TERM", "INT"] {
+        let outside = scratch();
+        let hooks = outside.path().join("hooks");
+        let host = Host::plan()
+            .extensions(&[&Extension::probe(), &Extension::good()])
+            .dotenv("HOOKS_FILE", hooks.display().to_string())
+            .start();
+        assert_eq!(host.get("/probe/now").text(), "now");
+        host.signal(signal);
+        let ended = host.ended();
+        assert_eq!(ended.code, Some(0), "{signal}");
+        assert_eq!(
+            fs::read_to_string(hooks).expect("a file"),
+            "stop\ndestroy\n"
+        );
+        assert!(ended.said("stopping: requests in flight are finished first"));
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_finished_before_the_host_ends() {
+    let host = host();
+    let mut client = held(&host);
+    host.signal("TERM");
+    host.said("stopping: requests in flight are finished first");
+    assert!(!hooks(&host).exists(), "stopped under a request");
+    fs::write(host.folder().join("go"), "").expect("a file");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, "held"));
+    assert_eq!(host.ended().code, Some(0));
+}
+
+#[test]
+fn a_stopping_host_takes_no_new_connections() {
+    let host = host();
+    let mut client = held(&host);
+    host.signal("TERM");
+    host.said("stopping: requests in flight are finished first");
+    let address = host.address();
+    eventually("nobody listens", || {
+        std::net::TcpStream::connect(address).is_err()
+    });
+    fs::write(host.folder().join("go"), "").expect("a file");
+    assert_eq!(client.answer().text(), "held");
+    assert_eq!(host.ended().code, Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_host_at_once() {
+    let host = host();
+    let mut client = held(&host);
+    host.signal("TERM");
+    host.said("stopping: requests in flight are finished first");
+    host.signal("TERM");
+    host.said("stopping now");
+    let ended = host.ended();
+    assert_eq!(ended.code, Some(0));
+    assert!(client.ends());
+}
+
+#[test]
+fn a_request_that_does_not_end_is_cancelled_at_the_deadline() {
+    let host = Host::plan()
+        .config("[limits]\nshutdown_timeout_ms = 1000")
+        .extensions(&[&Extension::probe()])
+        .start();
+    let mut client = held(&host);
+    let ended = host.stop();
+    assert_eq!(ended.code, Some(0));
+    assert!(client.ends());
+    assert!(
+        ended.said("held in vain"),
+        "the extension was told: {:#?}",
+        ended.log
+    );
+}
+
+#[test]
+fn the_private_copies_of_libraries_are_removed_at_the_end() {
+    let host = host();
+    let copies = |host: &Host| {
+        let entries = fs::read_dir(host.folder().join("tmp")).expect("a folder");
+        entries.count()
+    };
+    assert_eq!(copies(&host), 1);
+    let tmp = host.folder().join("tmp");
+    host.signal("TERM");
+    eventually("the copies are removed", || {
+        fs::read_dir(&tmp).is_ok_and(|entries| entries.count() == 0)
+    });
+    assert_eq!(host.ended().code, Some(0));
+}
+
+#[test]
+fn a_library_may_be_overwritten_while_it_is_served() {
+    let host = host();
+    let dist = host
+        .folder()
+        .join("extensions/directus-extension-probe/dist");
+    let library = fs::read_dir(dist)
+        .expect("a folder")
+        .next()
+        .expect("a library");
+    let library = library.expect("a library").path();
+    // In place, as a compiler or `cp` does it: the same file with other bytes.
+    let length = fs::metadata(&library).expect("a library").len() as usize;
+    fs::write(&library, vec![0; length]).expect("a file");
+    for _ in 0..10 {
+        assert_eq!(host.get("/probe/now").text(), "now");
+        assert_eq!(host.get("/probe/seen").status, 200);
+    }
+    assert_eq!(host.stop().code, Some(0));
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_the_remedy() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("a bound socket").port();
+    let ended = Host::plan().port(port).fail();
+    assert_eq!(ended.code, Some(1));
+    let line = ended.log.last().expect("a line");
+    let sentence = line["message"].as_str().expect("a sentence");
+    assert!(
+        sentence.contains(&format!("cannot listen on 127.0.0.1:{port}")),
+        "{sentence}"
+    );
+    assert!(
+        sentence.contains("choose another with --port"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_mistake_in_config_toml_is_said_with_its_place() {
+    let ended = Host::plan().config("prot = 1").fail();
+    assert_eq!(ended.code, Some(1));
+    let said = format!("{:?}", ended.log);
+    assert!(said.contains("unknown field"), "{said}");
+    assert!(said.contains("did you mean"), "{said}");
+    assert!(said.contains("(line 2, column 1)"), "{said}");
+}
+
+#[test]
+fn a_mistake_in_dotenv_is_said_without_its_value() {
+    let ended = Host::plan()
+        .raw_dotenv("a line with a-secret and no sign\n")
+        .fail();
+    assert_eq!(ended.code, Some(1));
+    let said = format!("{:?}", ended.log);
+    assert!(said.contains("expected NAME=value (line 3)"), "{said}");
+    assert!(!said.contains("a-secret"), "{said}");
+}

@@ -25,6 +25,7 @@ pub struct Plan {
     dotenv: String,
     variables: Vec<(String, String)>,
     options: Vec<String>,
+    port: u16,
     user: Option<u32>,
 }
 
@@ -66,6 +67,7 @@ impl Host {
             dotenv: format!("SECRET={SECRET}\nADMIN_TOKEN={ADMIN_TOKEN}\n"),
             variables: Vec::new(),
             options: Vec::new(),
+            port: 0,
             user: None,
         }
     }
@@ -235,6 +237,12 @@ impl Plan {
         self
     }
 
+    /// Text of its .env, as it is.
+    pub fn raw_dotenv(mut self, text: &str) -> Self {
+        self.dotenv.push_str(text);
+        self
+    }
+
     /// A variable of its process.
     pub fn variable(mut self, name: &str, value: impl AsRef<str>) -> Self {
         self.variables.push((name.into(), value.as_ref().into()));
@@ -244,6 +252,12 @@ impl Plan {
     /// One more option of its command line.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.into());
+        self
+    }
+
+    /// Has it listen on a port that the test chooses.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -294,7 +308,8 @@ impl Plan {
         let child = command
             .arg("--config")
             .arg(&config)
-            .args(["--host", "127.0.0.1", "--port", "0", "--log-style", "json"])
+            .args(["--host", "127.0.0.1", "--log-style", "json"])
+            .args(["--port", &self.port.to_string()])
             .args(&self.options)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
