@@ -11,3 +11,4 @@ mod http;
 mod identity;
 mod life;
 mod loading;
+mod twilio;
