@@ -353,7 +353,7 @@ impl Access {
             ("method", &self.method),
             ("path", &self.path),
             ("status", &status),
-            ("ms", &took_ms),
+            ("took_ms", &took_ms),
             ("ip", &peer),
             ("request", &id),
         ];

@@ -24,6 +24,10 @@ impl LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.reason {
+            Reason::DuplicateId { id, first } if *first == self.folder => write!(
+                f,
+                "extension id {id:?} is declared twice by {first}; it was not mounted: give one of its endpoints another id"
+            ),
             Reason::DuplicateId { id, first } => write!(
                 f,
                 "extension id {id:?} is declared by both {first} and {}; the second was not mounted: give one of them another id",
