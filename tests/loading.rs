@@ -258,7 +258,7 @@ fn unreadable(named: &str, which: impl Fn(&std::path::Path) -> std::path::PathBu
             .arg(plan.folder())
             .status();
         assert!(chown.expect("chown runs").success());
-        plan.as_user(NOBODY)
+        plan.run_by(NOBODY)
     };
     refused_by(
         plan,
@@ -502,7 +502,10 @@ fn an_id_that_stands_twice_in_one_extension() {
     refused(
         &broken(&["SECOND_ID=\"broken\""]),
         "ID_DUPLICATE",
-        &["\"broken\"", "another id"],
+        &[
+            "\"broken\" is declared twice by directus-extension-broken",
+            "another id",
+        ],
     );
 }
 
