@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::account_cli::{RoleCommand, TokenCommand, UserCommand};
 use crate::config::Overrides;
 use crate::log::{Level, Style};
 
@@ -42,6 +43,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Adds, shows, suspends and removes users.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Adds, shows and removes roles.
+    #[command(subcommand)]
+    Role(RoleCommand),
+    /// Makes, shows and revokes static tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 /// The files to read settings from.
@@ -97,7 +107,7 @@ impl Cli {
         let before = &self.serve;
         let behind = match &self.command {
             Some(Command::Serve(options) | Command::Demo(options)) => options,
-            Some(Command::List { .. }) | None => before,
+            _ => before,
         };
         Overrides {
             config: self.files.config.clone(),

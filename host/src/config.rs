@@ -49,6 +49,8 @@ pub struct Config {
     pub log: Log,
     /// Whom the host believes.
     pub auth: Auth,
+    /// Where the host keeps its own users and tokens.
+    pub database: Database,
     /// What the operator says about single extensions, by their id.
     pub extensions: BTreeMap<String, ExtensionRules>,
 }
@@ -107,7 +109,7 @@ pub struct Log {
 }
 
 /// Whom the host believes.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
     /// What the tokens of users are signed with.
@@ -116,6 +118,46 @@ pub struct Auth {
     pub admin_token: Secret,
     /// Whose `X-Forwarded-For` counts.
     pub trust_proxy: TrustProxy,
+    /// The address of the administrator that an empty store gets; empty: admin@example.com.
+    pub admin_email: String,
+    /// The password of that administrator; empty: one is generated.
+    pub admin_password: Secret,
+    /// How long the access token of a sign-in is good.
+    pub access_token_ttl_ms: u64,
+    /// How long a session lasts that nobody uses.
+    pub refresh_token_ttl_ms: u64,
+    /// How long a session of mode `session` lasts, whose token is a cookie.
+    pub session_ttl_ms: u64,
+    /// Whether cookies are for https alone.
+    pub cookie_secure: bool,
+    /// How often a sign-in may fail within five minutes, for each account, and four times as often for each address.
+    pub login_failures_max: u32,
+    /// A Directus that knows users, too.
+    pub directus: Directus,
+}
+
+/// A Directus that knows users, too.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directus {
+    /// Its URL; empty: it is not asked.
+    pub url: String,
+    /// Its database; empty: it is not read.
+    pub database_url: Secret,
+    /// How long an answer counts.
+    pub cache_ms: u64,
+    /// How long it may take to answer; then 503.
+    pub timeout_ms: u64,
+}
+
+/// Where the host keeps its own users and tokens.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// The SQLite file, where `url` says nothing else.
+    pub path: PathBuf,
+    /// `postgres://…`, `sqlite:PATH`, or `none`: the host keeps no users.
+    pub url: Secret,
 }
 
 /// What the operator says about one extension.
@@ -143,6 +185,7 @@ impl Default for Config {
             fetch: Fetch::default(),
             log: Log::default(),
             auth: Auth::default(),
+            database: Database::default(),
             extensions: BTreeMap::new(),
         }
     }
@@ -200,6 +243,46 @@ impl Default for Log {
             level: Level::Info,
             style: Style::Pretty,
             access: true,
+        }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Auth {
+        Auth {
+            secret: Secret::default(),
+            admin_token: Secret::default(),
+            trust_proxy: TrustProxy::default(),
+            admin_email: String::new(),
+            admin_password: Secret::default(),
+            // 15 minutes, 7 days and 1 day, as in Directus.
+            access_token_ttl_ms: 900_000,
+            refresh_token_ttl_ms: 604_800_000,
+            session_ttl_ms: 86_400_000,
+            cookie_secure: false,
+            login_failures_max: 10,
+            directus: Directus::default(),
+        }
+    }
+}
+
+impl Default for Directus {
+    fn default() -> Directus {
+        Directus {
+            url: String::new(),
+            database_url: Secret::default(),
+            // What was taken from a user there is not to count here for longer than elsewhere.
+            cache_ms: 5_000,
+            timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Database {
+        Database {
+            path: "data/extension-host.db".into(),
+            url: Secret::default(),
         }
     }
 }
@@ -271,6 +354,7 @@ impl Config {
         if folder != Path::new("") {
             config.extensions_path = folder.join(&config.extensions_path);
             config.env_file = folder.join(&config.env_file);
+            config.database.path = folder.join(&config.database.path);
         }
         Ok(config)
     }
@@ -313,6 +397,19 @@ impl Config {
         )?;
         overwrite(&mut self.auth.secret, secret("SECRET"));
         overwrite(&mut self.auth.admin_token, secret("ADMIN_TOKEN"));
+        overwrite(&mut self.auth.admin_password, secret("ADMIN_PASSWORD"));
+        overwrite(&mut self.database.url, secret("DATABASE_URL"));
+        let directus = &mut self.auth.directus;
+        overwrite(
+            &mut directus.database_url,
+            secret("AUTH_DIRECTUS_DATABASE_URL"),
+        );
+        take(&mut directus.url, set("AUTH_DIRECTUS_URL"), |value| {
+            Ok(value.to_owned())
+        })?;
+        take(&mut self.auth.admin_email, set("ADMIN_EMAIL"), |value| {
+            Ok(value.to_owned())
+        })?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::{fmt, fs, io};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::accountability::Authority;
 use crate::build;
 use crate::config::Config;
 use crate::config::values::Secret;
@@ -85,9 +86,11 @@ impl Demo {
         config.auth.admin_token = Secret::new(token.clone());
         // For this machine alone: the token is printed on a terminal.
         config.host = "127.0.0.1".to_owned();
+        // The token is all that there is to sign in with: a demo leaves no users behind.
+        let authority = Authority::without_store(&config.auth)?;
         let env = Env::of_file(Path::new(ENV), &[("PORT", &config.port.to_string())])?;
         Ok(Self {
-            host: Host::new(config, env)?,
+            host: Host::new(config, env, authority)?,
             text,
             token,
         })

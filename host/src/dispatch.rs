@@ -15,7 +15,8 @@ use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE
 use futures_core::future::LocalBoxFuture;
 use smallvec::SmallVec;
 
-use crate::accountability::{Accountability, redact};
+use crate::accountability::{Accountability, Identified, redact};
+use crate::auth;
 use crate::callbacks::lend;
 use crate::config::values::Require;
 use crate::extension::Extension;
@@ -45,24 +46,53 @@ pub fn serve(worker: &Rc<Worker>, request: Request) -> Answer {
 }
 
 /// Finds out who asks for what, and has it handled; the error is the answer where it comes to nothing.
-fn handle(
-    worker: &Rc<Worker>,
-    mut request: Request,
-    id: RequestId,
-) -> Result<State, Response<Body>> {
+fn handle(worker: &Rc<Worker>, request: Request, id: RequestId) -> Result<State, Response<Body>> {
     let target = below_mount(request.uri(), 0);
     let peer = request.peer_addr().map(|peer| peer.ip());
-    let who = worker.host.authority.accountability(
+    let identified = worker.host.authority.identify(
         &request.head().headers,
         target,
         peer,
         SystemTime::now(),
+        Some(&worker.upstream),
     );
-    let who = who.map_err(|error| reply::unauthorized(&error))?;
+    match identified {
+        Identified::Now(Ok(who)) => handle_as(worker, request, id, who),
+        Identified::Now(Err(error)) => Err(reply::unauthorized(&error)),
+        Identified::Later(answer) => {
+            let worker = worker.clone();
+            Ok(State::Later(Box::pin(async move {
+                let handled = match answer.await {
+                    Ok(who) => handle_as(&worker, request, id, who),
+                    Err(error) => Err(reply::unauthorized(&error)),
+                };
+                handled.unwrap_or_else(|response| State::Ready(Some(response)))
+            })))
+        }
+    }
+}
+
+/// Has a request handled whose caller is known.
+fn handle_as(
+    worker: &Rc<Worker>,
+    mut request: Request,
+    id: RequestId,
+    who: Accountability,
+) -> Result<State, Response<Body>> {
+    let target = below_mount(request.uri(), 0);
+    if auth::serves(path_of(target)) {
+        let worker = worker.clone();
+        return Ok(State::Later(Box::pin(async move {
+            State::Ready(Some(auth::serve(&worker, request, who).await))
+        })));
+    }
     match own::serve(&worker.host, request.method(), path_of(target), &who) {
         None => {}
         Some(Served::Now(response)) => return Ok(State::Ready(Some(response))),
-        Some(Served::Soon(answer)) => return Ok(State::Own(answer)),
+        Some(Served::Soon(answer)) => {
+            let state = async { State::Ready(Some(answer.await)) };
+            return Ok(State::Later(Box::pin(state)));
+        }
     }
     let (mount_id, url) = below(target);
     let registry = worker.host.registry.load();
@@ -90,7 +120,7 @@ fn handle(
         // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
         Err(Closed::Retired) => {
             drop(registry);
-            return handle(worker, request, id);
+            return handle_as(worker, request, id, who);
         }
     };
     redact::redact_headers(request.headers_mut(), extension.context.basic_auth);
@@ -240,8 +270,9 @@ fn is_let_in(require: &Require, who: &Accountability) -> bool {
         Require::Roles(roles) => {
             who.admin
                 || who
-                    .roles
+                    .role_names
                     .iter()
+                    .chain(&who.roles)
                     .any(|role| roles.iter().any(|named| **named == **role))
         }
     }
@@ -269,10 +300,10 @@ pub struct Answer {
 enum State {
     /// The answer is there.
     Ready(Option<Response<Body>>),
-    /// The host itself is at work.
-    Own(LocalBoxFuture<'static, Response<Body>>),
     /// An extension is at work. Dropped, the client has left.
     Waiting(Option<ClientSide>),
+    /// Who asks is being found out, or the host itself is at work.
+    Later(LocalBoxFuture<'static, State>),
 }
 
 impl Future for Answer {
@@ -280,12 +311,15 @@ impl Future for Answer {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        while let State::Later(next) = &mut this.state {
+            match next.as_mut().poll(cx) {
+                Poll::Ready(state) => this.state = state,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         let taken = match &mut this.state {
+            State::Later(_) => None,
             State::Ready(response) => response.take(),
-            State::Own(answer) => match answer.as_mut().poll(cx) {
-                Poll::Ready(response) => Some(response),
-                Poll::Pending => None,
-            },
             State::Waiting(client) => match client.take().map(ClientSide::take) {
                 Some(Ok(response)) => Some(response),
                 Some(Err(waiting)) => {

@@ -2,7 +2,9 @@
 //!
 //! Start reading at `server` for its life and at `dispatch` for that of a request; ARCHITECTURE.md has the map.
 
+pub mod account_cli;
 pub mod accountability;
+pub mod auth;
 pub mod build;
 pub mod callbacks;
 pub mod cli;
@@ -22,6 +24,7 @@ pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod server;
+pub mod store;
 pub mod upstream;
 pub mod watcher;
 pub mod worker;

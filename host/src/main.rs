@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use extension_host::accountability::Authority;
 use extension_host::cli::{Cli, Command};
 use extension_host::config::Config;
 use extension_host::demo::Demo;
 use extension_host::registry::whole;
 use extension_host::server::{self, Host};
-use extension_host::{list, log};
+use extension_host::{account_cli, list, log};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -25,13 +26,25 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
     match cli.command() {
-        Command::Serve(_) => tidily(Host::new(config, env)?, |host| serve(host, || {})),
+        Command::Serve(_) => {
+            let authority = Authority::open(&config)?;
+            tidily(Host::new(config, env, authority)?, |host| {
+                serve(host, || {})
+            })
+        }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
             let ready = || println!("{}", demo.invitation());
             tidily(demo.host.clone(), |host| serve(host, ready))
         }
-        Command::List { json } => tidily(Host::new(config, env)?, |host| list::run(&host, json)),
+        Command::List { json } => {
+            let authority = Authority::without_store(&config.auth)?;
+            let host = Host::new(config, env, authority)?;
+            tidily(host, |host| list::run(&host, json))
+        }
+        Command::User(command) => Ok(account_cli::user(&config, command)?),
+        Command::Role(command) => Ok(account_cli::role(&config, command)?),
+        Command::Token(command) => Ok(account_cli::token(&config, command)?),
     }
 }
 

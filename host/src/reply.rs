@@ -279,6 +279,11 @@ pub fn unauthorized(error: &AuthError) -> Response<Body> {
         Body::Bytes(Bytes::from_static(error.refusal.body().as_bytes())),
     );
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if error.clear_cookie {
         response.headers_mut().insert(
             header::SET_COOKIE,

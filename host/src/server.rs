@@ -113,10 +113,10 @@ impl Host {
     ///
     /// # Errors
     /// Where the folder for private copies of libraries cannot be made.
-    pub fn new(config: Config, env: Env) -> Result<Arc<Self>, ServeError> {
+    pub fn new(config: Config, env: Env, authority: Authority) -> Result<Arc<Self>, ServeError> {
         let copies = Copies::new().map_err(|(path, cause)| ServeError::Copies(path, cause))?;
         Ok(Arc::new(Self {
-            authority: Authority::new(&config.auth),
+            authority,
             config,
             env: ArcSwap::from_pointee(env),
             registry: ArcSwap::default(),

@@ -40,7 +40,7 @@ pub struct Worker {
     /// Sleeps and fetches under way.
     pub operations: operation::Pool,
     /// Outgoing connections.
-    pub upstream: Upstream,
+    pub upstream: Rc<Upstream>,
     ready: RefCell<VecDeque<(Completion, Outcome)>>,
     pump: RefCell<Option<Waker>>,
     beat: Arc<Beat>,
@@ -132,7 +132,7 @@ impl Worker {
             requests: request::Requests::default(),
             fetched: fetched::Pool::default(),
             operations: operation::Pool::default(),
-            upstream: Upstream::new(&host.config.fetch),
+            upstream: Rc::new(Upstream::new(&host.config.fetch)),
             ready: RefCell::default(),
             pump: RefCell::default(),
             beat: Arc::default(),

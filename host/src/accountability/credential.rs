@@ -130,12 +130,22 @@ pub(super) fn token_parameter(parameter: &str) -> Option<Parameter<'_>> {
 }
 
 fn in_cookie(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+    value_of_cookie(headers, SESSION_COOKIE)
+}
+
+/// The text of a cookie; of several with its name, the first. `None` where there is none, or it is no text.
+pub fn cookie_named(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = value_of_cookie(headers, name)?;
+    String::from_utf8(value.into_owned()).ok()
+}
+
+fn value_of_cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<Cow<'a, [u8]>> {
     let cookies = headers
         .get_all(header::COOKIE)
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let (_, value) = cookies
         .filter_map(cookie)
-        .find(|(name, _)| *name == SESSION_COOKIE.as_bytes())?;
+        .find(|(name, _)| *name == wanted.as_bytes())?;
     let value = value
         .strip_prefix(b"\"")
         .and_then(|value| value.strip_suffix(b"\""))

@@ -12,9 +12,10 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
-use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
+use super::source::Known;
 use super::{Accountability, Refusal};
 
 /// Checks tokens against the secret.
@@ -31,12 +32,12 @@ impl Verifier {
         }
     }
 
-    /// Says whose token it is. `None`: it does not look like a JWT of a Directus, and is another source's affair.
-    pub fn identify(
-        &self,
-        token: &[u8],
-        now: SystemTime,
-    ) -> Option<Result<Accountability, Refusal>> {
+    /// Reads a token and checks its signature.
+    pub fn read(&self, token: &[u8], now: SystemTime) -> Signed {
+        self.try_read(token, now).unwrap_or(Signed::No)
+    }
+
+    fn try_read(&self, token: &[u8], now: SystemTime) -> Option<Signed> {
         let parts = Parts::split(token)?;
         let header = URL_SAFE_NO_PAD.decode(parts.header).ok()?;
         let payload = URL_SAFE_NO_PAD.decode(parts.payload).ok()?;
@@ -45,24 +46,111 @@ impl Verifier {
         if !matches!(&claims.iss, Claim::Text(issuer) if issuer == "directus") {
             return None;
         }
-        Some(
-            self.check(&parts, &header)
-                .and_then(|()| claims.believe(now)),
-        )
+        // A critical extension must be understood (RFC 7515, 4.1.11); none is.
+        let is_understood = matches!(&header.alg, Claim::Text(algorithm) if algorithm == "HS256")
+            && matches!(header.crit, Claim::Missing);
+        let bad = |refusal, may_be_anothers| Signed::Bad {
+            refusal,
+            may_be_anothers,
+        };
+        Some(if !is_understood {
+            bad(Refusal::InvalidToken, false)
+        } else if !self.is_ours(&parts) {
+            bad(Refusal::InvalidToken, true)
+        } else {
+            match claims.believe(now) {
+                Ok(claimed) => Signed::Good(claimed),
+                Err(refusal) => bad(refusal, false),
+            }
+        })
     }
 
-    fn check(&self, parts: &Parts<'_>, header: &Header<'_>) -> Result<(), Refusal> {
-        let key = self.key.as_ref().ok_or(Refusal::InvalidToken)?;
-        let hs256 = matches!(&header.alg, Claim::Text(algorithm) if algorithm == "HS256");
-        // A critical extension must be understood (RFC 7515, 4.1.11); none is.
-        if !hs256 || !matches!(header.crit, Claim::Missing) {
-            return Err(Refusal::InvalidToken);
-        }
-        let signature = URL_SAFE_NO_PAD
-            .decode(parts.signature)
-            .map_err(|_| Refusal::InvalidToken)?;
-        hmac::verify(key, parts.signed, &signature).map_err(|_| Refusal::InvalidToken)
+    fn is_ours(&self, parts: &Parts<'_>) -> bool {
+        let (Some(key), Ok(signature)) = (&self.key, URL_SAFE_NO_PAD.decode(parts.signature))
+        else {
+            return false;
+        };
+        hmac::verify(key, parts.signed, &signature).is_ok()
     }
+
+    /// Signs a token for a user of this host, in Directus's form. `None`: there is no secret.
+    pub fn sign(&self, user: &Known, issued: SystemTime, ttl: Duration) -> Option<String> {
+        let issued = seconds(issued) as u64;
+        let claims = Written {
+            id: user.who.user.as_deref(),
+            role: user.who.role.as_deref(),
+            app_access: user.who.app,
+            admin_access: user.who.admin,
+            session: user.who.session.as_deref(),
+            iat: issued,
+            exp: issued + ttl.as_secs(),
+            iss: "directus",
+            by: HOST,
+        };
+        // The header is always the same; the claims are plain text and numbers, which are always written.
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+        let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).ok()?);
+        let signed = format!("{header}.{claims}");
+        let tag = hmac::sign(self.key.as_ref()?, signed.as_bytes());
+        Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag)))
+    }
+}
+
+/// What a token says about itself.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, and short-lived: a box would only cost"
+)]
+pub enum Signed {
+    /// Nothing: it does not look like a JWT of a Directus, and is another source's affair.
+    No,
+    /// It is such a JWT, and no good here.
+    Bad {
+        /// Why.
+        refusal: Refusal,
+        /// It might be good where another secret is known.
+        may_be_anothers: bool,
+    },
+    /// It was signed with our secret and has not expired.
+    Good(Claimed),
+}
+
+/// What a JWT with a good signature says.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Who the user is.
+    pub who: Accountability,
+    /// When the token was made, in seconds since 1970.
+    pub issued: Option<f64>,
+    /// When it ends.
+    pub expires: f64,
+    /// Whether a host signed it, and no Directus.
+    pub is_by_host: bool,
+}
+
+/// Who signed a token, where it was a host: Directus has no such claim, and passes over it.
+const HOST: &str = "extension-host";
+
+/// The claims of a token that is signed here; a Directus understands them.
+#[derive(Serialize)]
+struct Written<'a> {
+    id: Option<&'a str>,
+    role: Option<&'a str>,
+    app_access: bool,
+    admin_access: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+    iat: u64,
+    exp: u64,
+    iss: &'a str,
+    by: &'a str,
+}
+
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs() as f64
 }
 
 /// The parts of a JWT as they were sent.
@@ -117,44 +205,54 @@ struct Claims<'a> {
     #[serde(borrow, default)]
     exp: Claim<'a>,
     #[serde(borrow, default)]
+    iat: Claim<'a>,
+    #[serde(borrow, default)]
     nbf: Claim<'a>,
+    #[serde(borrow, default)]
+    by: Claim<'a>,
 }
 
 impl Claims<'_> {
     /// Reads claims whose signature is good.
-    fn believe(&self, now: SystemTime) -> Result<Accountability, Refusal> {
-        let seconds = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_secs() as f64;
+    fn believe(&self, now: SystemTime) -> Result<Claimed, Refusal> {
+        let seconds = seconds(now);
         match self.nbf {
             Claim::Missing => {}
             Claim::Number(not_before) if not_before <= seconds => {}
             _ => return Err(Refusal::InvalidToken),
         }
-        match self.exp {
-            Claim::Number(expires) if seconds < expires => {}
+        let expires = match self.exp {
+            Claim::Number(expires) if seconds < expires => expires,
             Claim::Number(_) => return Err(Refusal::TokenExpired),
             _ => return Err(Refusal::InvalidToken),
-        }
+        };
         // Directus always writes these three.
         if matches!(self.role, Claim::Missing) {
             return Err(Refusal::InvalidToken);
         }
         let (admin, app) = (self.admin_access.flag()?, self.app_access.flag()?);
         let (role, session) = (self.role.text()?, self.session.text()?);
-        let Some(user) = self.id.text()? else {
-            return Ok(Accountability::default());
+        let who = match self.id.text()? {
+            None => Accountability::default(),
+            Some(user) => Accountability {
+                user: Some(user),
+                roles: role.iter().cloned().collect(),
+                role,
+                admin,
+                app,
+                session,
+                ..Accountability::default()
+            },
         };
-        let roles = role.iter().cloned().collect();
-        Ok(Accountability {
-            user: Some(user),
-            role,
-            roles,
-            admin,
-            app,
-            session,
-            ..Accountability::default()
+        let issued = match self.iat {
+            Claim::Number(issued) => Some(issued),
+            _ => None,
+        };
+        Ok(Claimed {
+            who,
+            issued,
+            expires,
+            is_by_host: matches!(&self.by, Claim::Text(by) if by == HOST),
         })
     }
 }

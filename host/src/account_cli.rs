@@ -1,0 +1,456 @@
+//! `extension-host user`, `role` and `token`: who may sign in, as an operator decides it. Works on the store, whether a host
+//! runs or not; hosts that run follow within seconds.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::config::Config;
+use crate::store::roles::Role;
+use crate::store::tokens::Token;
+use crate::store::users::{Status, User};
+use crate::store::{Place, Store, StoreError, password, seconds_now};
+
+/// What can be done with users.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum UserCommand {
+    /// Adds a user; the password is asked for, or read from stdin where that is no terminal
+    Add {
+        /// The address that the user signs in with
+        email: String,
+        /// The user's role, by its name or id
+        #[arg(long, value_name = "ROLE")]
+        role: Option<String>,
+        /// No password: the user can only use static tokens
+        #[arg(long)]
+        no_password: bool,
+        /// Prints JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows all users
+    List {
+        /// Prints JSON for programs instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets a user in no more, until `activate`
+    Suspend {
+        /// The user's address or id
+        user: String,
+    },
+    /// Lets a suspended user in again
+    Activate {
+        /// The user's address or id
+        user: String,
+    },
+    /// Removes a user, with all tokens
+    Remove {
+        /// The user's address or id
+        user: String,
+    },
+    /// Gives a user another password, and ends all sessions; it is asked for, or read from stdin where that is no terminal
+    Passwd {
+        /// The user's address or id
+        user: String,
+    },
+    /// Gives a user another role
+    Role {
+        /// The user's address or id
+        user: String,
+        /// The role, by its name or id; without it, the user has none
+        role: Option<String>,
+    },
+}
+
+/// What can be done with roles.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum RoleCommand {
+    /// Adds a role
+    Add {
+        /// Its name
+        name: String,
+        /// Its users may do everything
+        #[arg(long)]
+        admin: bool,
+        /// Its users may use Directus's app
+        #[arg(long)]
+        app: bool,
+        /// From where its users may ask: addresses and CIDR blocks, separated by commas [default: from everywhere]
+        #[arg(long, value_name = "RANGES", value_delimiter = ',')]
+        ip: Vec<String>,
+        /// Prints JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows all roles
+    List {
+        /// Prints JSON for programs instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes a role; its users stay, without one
+    Remove {
+        /// The role's name or id
+        role: String,
+    },
+}
+
+/// What can be done with static tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum TokenCommand {
+    /// Makes a token for a user, and prints it: it is not shown again
+    Create {
+        /// The user's address or id
+        user: String,
+        /// What it is for
+        #[arg(long)]
+        name: String,
+        /// How long it is good: a number with s, m, h or d, as in 90d [default: for ever]
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        expires: Option<i64>,
+        /// Prints JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows all tokens, or those of one user, but never a token itself
+    List {
+        /// The user's address or id
+        user: Option<String>,
+        /// Prints JSON for programs instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ends a token for ever
+    Revoke {
+        /// The token's id, as `token list` shows it
+        id: String,
+    },
+}
+
+/// Does what is asked for with users.
+///
+/// # Errors
+/// Where it cannot be done; nothing has changed then.
+pub fn user(config: &Config, command: UserCommand) -> Result<ExitCode, StoreError> {
+    let store = open(config)?;
+    match command {
+        UserCommand::Add {
+            email,
+            role,
+            no_password,
+            json,
+        } => {
+            let password = if no_password {
+                None
+            } else {
+                Some(password::hash(&new_password()?)?)
+            };
+            let added = store.block_on(|db| async move {
+                let role = match role {
+                    Some(role) => Some(db.role(&role).await?),
+                    None => None,
+                };
+                db.add_user(&email, password, role).await
+            })?;
+            show(json, &of_user(&added), &format!("added {}", added.email));
+        }
+        UserCommand::List { json } => {
+            let users = store.block_on(|db| async move { db.users().await })?;
+            let rows: Vec<Value> = users.iter().map(of_user).collect();
+            list(json, &rows, &["email", "status", "role", "id", "created"]);
+        }
+        UserCommand::Suspend { user } => {
+            let user = store
+                .block_on(|db| async move { db.set_status(&user, Status::Suspended).await })?;
+            println!("suspended {}", user.email);
+        }
+        UserCommand::Activate { user } => {
+            let user =
+                store.block_on(|db| async move { db.set_status(&user, Status::Active).await })?;
+            println!("activated {}", user.email);
+        }
+        UserCommand::Remove { user } => {
+            let user = store.block_on(|db| async move { db.remove_user(&user).await })?;
+            println!("removed {}", user.email);
+        }
+        UserCommand::Passwd { user } => {
+            // Before anything is asked: whether there is such a user.
+            let user = store.block_on(|db| async move { db.user(&user).await })?;
+            let password = password::hash(&new_password()?)?;
+            let user =
+                store.block_on(|db| async move { db.set_password(&user.id, password).await })?;
+            println!("changed the password of {}", user.email);
+        }
+        UserCommand::Role { user, role } => {
+            let user = store.block_on(|db| async move {
+                let role = match role {
+                    Some(role) => Some(db.role(&role).await?),
+                    None => None,
+                };
+                db.set_role(&user, role).await
+            })?;
+            let role = user.role.map_or("no role".to_owned(), |role| role.name);
+            println!("{} now has {role}", user.email);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what is asked for with roles.
+///
+/// # Errors
+/// Where it cannot be done; nothing has changed then.
+pub fn role(config: &Config, command: RoleCommand) -> Result<ExitCode, StoreError> {
+    let store = open(config)?;
+    match command {
+        RoleCommand::Add {
+            name,
+            admin,
+            app,
+            ip,
+            json,
+        } => {
+            let added =
+                store.block_on(|db| async move { db.add_role(name, admin, app, ip).await })?;
+            show(json, &of_role(&added, 0), &format!("added {}", added.name));
+        }
+        RoleCommand::List { json } => {
+            let roles = store.block_on(|db| async move { db.roles().await })?;
+            let rows: Vec<Value> = roles
+                .iter()
+                .map(|(role, users)| of_role(role, *users))
+                .collect();
+            let columns = [
+                "name",
+                "admin_access",
+                "app_access",
+                "ip_ranges",
+                "users",
+                "id",
+            ];
+            list(json, &rows, &columns);
+        }
+        RoleCommand::Remove { role } => {
+            let role = store.block_on(|db| async move { db.remove_role(&role).await })?;
+            println!("removed {}", role.name);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what is asked for with static tokens.
+///
+/// # Errors
+/// Where it cannot be done; nothing has changed then.
+pub fn token(config: &Config, command: TokenCommand) -> Result<ExitCode, StoreError> {
+    let store = open(config)?;
+    match command {
+        TokenCommand::Create {
+            user,
+            name,
+            expires,
+            json,
+        } => {
+            let expires = expires.map(|ttl| seconds_now().saturating_add(ttl));
+            let (token, text) =
+                store.block_on(|db| async move { db.create_token(&user, &name, expires).await })?;
+            if json {
+                let mut row = of_token(&token);
+                row["token"] = text.into();
+                println!("{row:#}");
+            } else {
+                // The token alone on stdout, so that it can be piped to where it belongs.
+                eprintln!(
+                    "token {:?} for {}; it is not shown again:",
+                    token.name, token.user
+                );
+                println!("{text}");
+            }
+        }
+        TokenCommand::List { user, json } => {
+            let tokens = store.block_on(|db| async move { db.tokens(user.as_deref()).await })?;
+            let rows: Vec<Value> = tokens.iter().map(of_token).collect();
+            let columns = ["id", "name", "user", "created", "expires", "last_used"];
+            list(json, &rows, &columns);
+        }
+        TokenCommand::Revoke { id } => {
+            let revoked = id.clone();
+            store.block_on(|db| async move { db.revoke_token(&id).await })?;
+            println!("revoked {revoked}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(config: &Config) -> Result<Store, StoreError> {
+    match Place::of(&config.database)? {
+        Some(place) => Store::open(&place),
+        None => Err(StoreError::Invalid(
+            "this host keeps no users: url under [database] is \"none\"".to_owned(),
+        )),
+    }
+}
+
+/// Asks twice on a terminal; else takes one line.
+fn new_password() -> Result<String, StoreError> {
+    let unreadable =
+        |cause: std::io::Error| StoreError::Invalid(format!("cannot read the password: {cause}"));
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        let mut line = String::new();
+        stdin.lock().read_line(&mut line).map_err(unreadable)?;
+        let line = line.strip_suffix('\n').unwrap_or(&line);
+        return Ok(line.strip_suffix('\r').unwrap_or(line).to_owned());
+    }
+    let first = rpassword::prompt_password("Password: ").map_err(unreadable)?;
+    let second = rpassword::prompt_password("Again: ").map_err(unreadable)?;
+    if first == second {
+        Ok(first)
+    } else {
+        Err(StoreError::Invalid("the two passwords differ".to_owned()))
+    }
+}
+
+fn parse_time(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is no time, expected a number with s, m, h or d, as in 90d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    if number == 0 {
+        return Err(wrong());
+    }
+    Ok(i64::from(number) * factor)
+}
+
+fn of_user(user: &User) -> Value {
+    json!({
+        "id": user.id,
+        "email": user.email,
+        "status": user.status,
+        "role": user.role.as_ref().map(|role| &role.name),
+        "created": at(Some(user.created)),
+    })
+}
+
+fn of_role(role: &Role, users: i64) -> Value {
+    json!({
+        "id": role.id,
+        "name": role.name,
+        "admin_access": role.admin_access,
+        "app_access": role.app_access,
+        "ip_ranges": role.ip_ranges,
+        "users": users,
+    })
+}
+
+fn of_token(token: &Token) -> Value {
+    json!({
+        "id": token.id,
+        "name": token.name,
+        "user": token.user,
+        "created": at(Some(token.created)),
+        "expires": at(token.expires),
+        "last_used": at(token.last_used),
+    })
+}
+
+fn at(seconds: Option<i64>) -> Option<String> {
+    let at = OffsetDateTime::from_unix_timestamp(seconds?).ok()?;
+    at.format(&Rfc3339).ok()
+}
+
+fn show(json: bool, row: &Value, sentence: &str) {
+    if json {
+        println!("{row:#}");
+    } else {
+        println!("{sentence}");
+    }
+}
+
+fn list(json: bool, rows: &[Value], columns: &[&str]) {
+    if json {
+        println!("{:#}", Value::from(rows));
+    } else {
+        print!("{}", table(rows, columns));
+    }
+}
+
+/// A table for people: one line for each value, its columns as wide as they must be.
+fn table(rows: &[Value], columns: &[&str]) -> String {
+    let head: Vec<String> = columns
+        .iter()
+        .map(|column| column.to_uppercase().replace('_', " "))
+        .collect();
+    let mut lines = vec![head];
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|column| cell(&row[*column])).collect()),
+    );
+    let width = |column: usize| {
+        let cells = lines
+            .iter()
+            .map(|line: &Vec<String>| line[column].chars().count());
+        cells.max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let mut table = String::new();
+    for line in &lines {
+        let padded: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        table.push_str(padded.join("  ").trim_end());
+        table.push('\n');
+    }
+    table
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "-".to_owned(),
+        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_number_and_a_unit() {
+        assert_eq!(parse_time("90d"), Ok(7_776_000));
+        assert_eq!(parse_time("1s"), Ok(1));
+        for wrong in ["", "d", "90", "-1d", "0d", "1w", "1é", "99999999999d"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_it_must_be() {
+        let rows = [
+            json!({"a": "xyz", "b_c": true}),
+            json!({"a": null, "b_c": ["1", "2"]}),
+        ];
+        assert_eq!(
+            table(&rows, &["a", "b_c"]),
+            "A    B C\nxyz  yes\n-    1,2\n"
+        );
+    }
+}
