@@ -13,6 +13,7 @@ use actix_service::{Service, ServiceFactory};
 use actix_web::HttpServer;
 use actix_web::dev::{AppConfig, ServerHandle};
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::accountability::Authority;
 use crate::config::Config;
@@ -269,8 +270,16 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
         .map_err(|cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause))?;
     let addresses = server.addrs();
     let running = server.run();
-    actix_rt::spawn(stop_on_signal(running.handle()));
-    actix_rt::spawn(refresh_on_signal(host.clone()));
+    // Awaited before anybody is told that the host listens: one that comes at once must not end it the hard way.
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    actix_rt::spawn(stop_on_signal(running.handle(), signals));
+    actix_rt::spawn(refresh_on_signal(
+        host.clone(),
+        signal(SignalKind::hangup()),
+    ));
     let watcher = config
         .auto_reload
         .then(|| Watcher::start(host.clone()))
@@ -284,12 +293,8 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
 }
 
 /// The first signal lets requests finish, the second does not.
-async fn stop_on_signal(server: ServerHandle) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+async fn stop_on_signal(server: ServerHandle, signals: (io::Result<Signal>, io::Result<Signal>)) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         log::event(
             Level::Error,
             "signals cannot be awaited; end the host by SIGKILL",
@@ -320,9 +325,8 @@ async fn stop_on_signal(server: ServerHandle) {
 }
 
 /// SIGHUP: look at the extensions folder and the environment now.
-async fn refresh_on_signal(host: Arc<Host>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+async fn refresh_on_signal(host: Arc<Host>, hangup: io::Result<Signal>) {
+    let Ok(mut hangup) = hangup else {
         return;
     };
     while hangup.recv().await.is_some() {
