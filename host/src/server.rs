@@ -275,7 +275,7 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     );
-    actix_rt::spawn(stop_on_signal(running.handle(), signals));
+    actix_rt::spawn(stop_on_signal(host.clone(), running.handle(), signals));
     actix_rt::spawn(refresh_on_signal(
         host.clone(),
         signal(SignalKind::hangup()),
@@ -293,7 +293,11 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
 }
 
 /// The first signal lets requests finish, the second does not.
-async fn stop_on_signal(server: ServerHandle, signals: (io::Result<Signal>, io::Result<Signal>)) {
+async fn stop_on_signal(
+    host: Arc<Host>,
+    server: ServerHandle,
+    signals: (io::Result<Signal>, io::Result<Signal>),
+) {
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         log::event(
             Level::Error,
@@ -319,7 +323,9 @@ async fn stop_on_signal(server: ServerHandle, signals: (io::Result<Signal>, io::
         () = graceful => {}
         name = next() => {
             log::event(Level::Info, "stopping now", &[("signal", &name)]);
-            server.stop(false).await;
+            // actix does not turn a graceful stop into a hard one, and who asks twice does not want to wait for hooks.
+            host.copies.remove();
+            std::process::exit(0);
         }
     }
 }
