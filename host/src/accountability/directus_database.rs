@@ -13,6 +13,7 @@ use crate::config;
 use crate::config::values::Network;
 use crate::log;
 use crate::registry::whole;
+use crate::store::users::can_be_kept;
 use crate::store::{Db, Place, Store, StoreError};
 
 /// How far up a tree of roles is followed; a ring in it ends there.
@@ -157,6 +158,9 @@ async fn look(db: &Db) -> Result<(), StoreError> {
 
 /// The owner of a static token.
 async fn of_token(db: &Db, token: String) -> Result<Option<User>, StoreError> {
+    if !can_be_kept(&token) {
+        return Ok(None);
+    }
     let row = sqlx::query(
         "SELECT CAST(id AS TEXT), CAST(role AS TEXT) FROM directus_users WHERE token = $1 AND status = 'active'",
     )
@@ -191,6 +195,9 @@ async fn of_claims(
         .await?;
     let Some(row) = row else { return Ok(None) };
     if let Some(session) = session {
+        if !can_be_kept(&session) {
+            return Ok(None);
+        }
         // Directus on SQLite keeps a time as milliseconds, or as text where it was written by hand.
         let query = if db.is_postgres() {
             "SELECT 1 FROM directus_sessions WHERE token = $1 AND \"user\" = CAST($2 AS uuid) AND expires >= now()"

@@ -100,6 +100,11 @@ fn email(text: &str) -> Result<String, StoreError> {
     }
 }
 
+/// Whether a text can be in a database at all: PostgreSQL has none with a zero in it, and says so with an error.
+pub fn can_be_kept(text: &str) -> bool {
+    !text.contains('\0')
+}
+
 impl Db {
     /// Adds a user. `password` is a hash; without one the user can only use tokens.
     ///
@@ -132,6 +137,9 @@ impl Db {
 
     /// The user with this id.
     pub async fn user_by_id(&self, id: &str) -> Result<Option<User>, StoreError> {
+        if !can_be_kept(id) {
+            return Ok(None);
+        }
         let row = sqlx::query(users!(
             "",
             "host_users u LEFT JOIN host_roles r ON r.id = u.role WHERE u.id = $1"
@@ -147,6 +155,9 @@ impl Db {
         &self,
         address: &str,
     ) -> Result<Option<(User, Option<String>)>, StoreError> {
+        if !can_be_kept(address) {
+            return Ok(None);
+        }
         let row = sqlx::query(users!(
             ", u.password",
             "host_users u LEFT JOIN host_roles r ON r.id = u.role WHERE u.email = $1"
