@@ -107,3 +107,8 @@ pub mod prelude {
         Fetched, Form, Level, Request, Response, Result, Router, export_endpoint,
     };
 }
+
+/// The guide's code is compiled and run as that of this documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-an-extension.md")]
+mod guide {}

@@ -1,10 +1,11 @@
 //! Builds an extension from its source and puts the library in its `dist`, so that a running host never sees half a file.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::extension::gate;
 
@@ -21,6 +22,8 @@ pub struct Built {
 /// Why an extension was not built.
 #[derive(Debug)]
 pub enum BuildError {
+    /// The extensions folder cannot be read.
+    Unreadable(PathBuf, io::Error),
     /// The folder holds nothing that is known how to build.
     NoSource(PathBuf),
     /// The tool cannot be started.
@@ -38,6 +41,11 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreadable(path, _) => write!(
+                f,
+                "cannot read the extensions folder {}; name the folder of an extension",
+                path.display()
+            ),
             Self::NoSource(folder) => write!(
                 f,
                 "cannot build {}: it has neither a Cargo.toml nor a Makefile",
@@ -67,7 +75,9 @@ impl fmt::Display for BuildError {
 impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoTool(_, cause) | Self::Install(_, cause) => Some(cause),
+            Self::Unreadable(_, cause) | Self::NoTool(_, cause) | Self::Install(_, cause) => {
+                Some(cause)
+            }
             Self::Gate(reason) => Some(reason),
             Self::NoSource(_) | Self::Failed(_) | Self::NoLibrary(_) => None,
         }
@@ -77,6 +87,101 @@ impl std::error::Error for BuildError {
 /// Whether a folder holds source that [`build`] can build.
 pub fn has_source(folder: &Path) -> bool {
     folder.join("Cargo.toml").is_file() || folder.join("Makefile").is_file()
+}
+
+/// Whether a folder is that of an extension, with its source.
+pub fn is_extension(folder: &Path) -> bool {
+    has_source(folder) && folder.join(crate::extension::manifest::FILE_NAME).is_file()
+}
+
+/// The extensions in a folder of extensions that have their source with them, sorted.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn sources(extensions: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    let unreadable = |cause| BuildError::Unreadable(extensions.to_owned(), cause);
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(extensions).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if has_source(&path) {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// `extension-host build`: builds the folders that are named, or the working directory where it is an extension's, or each
+/// extension in the extensions folder that does. All are tried; an error has been printed.
+///
+/// # Errors
+/// Where there is nothing to build.
+pub fn run(folders: &[PathBuf], extensions: &Path, json: bool) -> Result<ExitCode, BuildError> {
+    let folders = match folders {
+        [] if is_extension(Path::new(".")) => vec![PathBuf::from(".")],
+        [] => sources(extensions)?,
+        named => named.to_vec(),
+    };
+    if folders.is_empty() {
+        return Err(BuildError::NoSource(extensions.to_owned()));
+    }
+    let mut rows = Vec::new();
+    for (number, folder) in folders.iter().enumerate() {
+        eprintln!(
+            "building {} ({} of {})",
+            folder.display(),
+            number + 1,
+            folders.len()
+        );
+        let began = Instant::now();
+        let row = match build(folder) {
+            Ok(built) => {
+                if !json {
+                    println!("{}", built.told(began.elapsed()));
+                }
+                json!({
+                    "folder": folder,
+                    "library": built.library,
+                    "size_bytes": built.size_bytes,
+                    "abi": format!("{}.{}", built.entry.abi_major, built.entry.abi_minor),
+                    "sdk": built.entry.sdk,
+                    "seconds": began.elapsed().as_secs_f64(),
+                    "error": null,
+                })
+            }
+            Err(error) => {
+                eprintln!("{}", crate::registry::whole(&error));
+                json!({"folder": folder, "error": crate::registry::whole(&error)})
+            }
+        };
+        rows.push(row);
+    }
+    let is_whole = rows.iter().all(|row| row["error"].is_null());
+    if json {
+        println!("{:#}", Value::Array(rows));
+    }
+    Ok(if is_whole {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+impl Built {
+    fn told(&self, took: Duration) -> String {
+        let gate::Entry {
+            abi_major,
+            abi_minor,
+            sdk,
+            ..
+        } = &self.entry;
+        let kb = self.size_bytes.div_ceil(1024);
+        format!(
+            "built {} ({kb} kB, ABI {abi_major}.{abi_minor}, {sdk}) in {:.1} s",
+            self.library.display(),
+            took.as_secs_f64()
+        )
+    }
 }
 
 /// Builds the extension in `folder`, in release mode. What the tool prints goes to stderr, as it comes.
@@ -175,8 +280,12 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Copies a file next to its place and renames it into it: whoever looks sees the old one or the new one, whole.
+/// Copies a file next to its place and renames it into it: whoever looks sees the old one or the new one, whole. What is
+/// there already stays: a host would load it anew for nothing.
 fn install(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::read(to).is_ok_and(|there| fs::read(from).is_ok_and(|made| made == there)) {
+        return Ok(());
+    }
     let folder = to.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut hidden = std::ffi::OsString::from(".");

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use extension_api::abi::*;
 
 use self::completion::{Completion, Outcome};
+use crate::breach::{self, Rule};
 use crate::extension::Context;
 use crate::log::{self, Level};
 use crate::reply::{self, Body, Failure, Refusal};
@@ -82,7 +83,7 @@ unsafe extern "C" fn endpoint(
     match ctx.declare_endpoint(id) {
         // SAFETY: not NULL, and the header makes it a place for the number.
         Ok(number) => unsafe { endpoint.write(number) },
-        Err(status) => return status,
+        Err(status) => return staged("endpoint", status),
     }
     EXT_OK
 }
@@ -100,8 +101,7 @@ unsafe extern "C" fn route(
         return EXT_INVALID;
     };
     ctx.declare_route(endpoint, method, pattern, flags, route)
-        .err()
-        .unwrap_or(EXT_OK)
+        .map_or_else(|status| staged("route", status), |()| EXT_OK)
 }
 
 unsafe extern "C" fn refuse(ctx: *mut ext_context, message: ext_slice) {
@@ -125,8 +125,38 @@ unsafe extern "C" fn env(
             EXT_OK
         }
         Some(None) => EXT_ABSENT,
-        None => EXT_UNDECLARED,
+        None => {
+            breach::note(Rule::DeclaresVariables, || {
+                format!("`env` was asked for {name}")
+            });
+            EXT_UNDECLARED
+        }
     }
+}
+
+/// Passes a status on, and notes one that says that the call came at the wrong time.
+fn staged(call: &str, status: ext_status) -> ext_status {
+    if status == EXT_STAGE {
+        breach::note(Rule::AtItsStage, || {
+            format!("`{call}` was called too early or too late")
+        });
+    }
+    status
+}
+
+/// Notes a struct that is shorter than the first version of the header has it.
+fn sized<T>(call: &str, struct_size: u32) {
+    if (struct_size as usize) < size_of::<T>() {
+        breach::note(Rule::StructSize, || {
+            format!("`{call}` was given a struct_size of {struct_size}")
+        });
+    }
+}
+
+/// A request, for a report.
+fn named(request: request::Handle) -> String {
+    let head = &request.shared().head;
+    format!("{} {}", lossy(&head.method), lossy(&head.path))
 }
 
 unsafe extern "C" fn log_enabled(_ctx: *mut ext_context, level: u32) -> u32 {
@@ -144,6 +174,9 @@ unsafe extern "C" fn log_line(
     let (Some(ctx), Some(level)) = (context(ctx), level_of(level)) else {
         return;
     };
+    if level == Level::Error && breach::is_watched() {
+        note_panic(slice_of(fields, field_count));
+    }
     if !log::enabled(level) {
         return;
     }
@@ -162,6 +195,16 @@ unsafe extern "C" fn log_line(
             .map(|(name, value)| (name.as_str(), value as &dyn std::fmt::Display)),
     );
     log::event(level, &lossy(&message), &line);
+}
+
+/// The SDK says so of a panic that it has caught where there is no request to fail: in `stop`, in a drop.
+fn note_panic(fields: &[ext_field]) {
+    let panicked = fields
+        .iter()
+        .find(|field| bytes(&field.value).starts_with(b"panicked"));
+    if let Some(field) = panicked {
+        breach::note(Rule::DoesNotPanic, || lossy(&field.value));
+    }
 }
 
 fn level_of(level: u32) -> Option<Level> {
@@ -236,6 +279,7 @@ unsafe extern "C" fn respond(request: ext_request, response: *const ext_response
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { completion::take(response.body) };
+    sized::<ext_response>("respond", response.struct_size);
     let Some(request) = of_request(request) else {
         return stale("respond");
     };
@@ -249,6 +293,7 @@ unsafe extern "C" fn stream(request: ext_request, head: *const ext_response) -> 
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { completion::take(response.body) };
+    sized::<ext_response>("stream", response.struct_size);
     let Some(request) = of_request(request) else {
         return stale("stream");
     };
@@ -336,6 +381,7 @@ fn status_of(status: u32) -> Result<StatusCode, &'static str> {
 
 /// What the client gets in place of an answer that breaks the rules.
 fn invalid(request: request::Handle, rule: &str) -> Response<Body> {
+    breach::note(Rule::ValidAnswers, || format!("{}: {rule}", named(request)));
     request.log(
         Level::Error,
         &format!("the extension's answer was not sent: {rule}"),
@@ -345,6 +391,11 @@ fn invalid(request: request::Handle, rule: &str) -> Response<Body> {
 
 /// An answer that came too late, or twice.
 fn late(request: request::Handle, status: ext_status) -> ext_status {
+    if status == EXT_ANSWERED {
+        breach::note(Rule::AnswersOnce, || {
+            format!("{} was answered twice", named(request))
+        });
+    }
     request.worker().run(move |worker| {
         if status == EXT_GONE {
             request.log(
@@ -364,6 +415,9 @@ fn late(request: request::Handle, status: ext_status) -> ext_status {
 
 /// A handle whose time is over. Whose it was is not known any more, but on a worker, who uses it.
 fn stale(call: &str) -> ext_status {
+    breach::note(Rule::LetsFinishedGo, || {
+        format!("`{call}` was called with a finished request")
+    });
     let name = crate::worker::inside();
     let name = name.as_deref().unwrap_or("unknown");
     log::event(
@@ -406,6 +460,7 @@ unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_
     let Some(error) = (unsafe { error.as_ref() }) else {
         return EXT_INVALID;
     };
+    sized::<ext_error>("fail", error.struct_size);
     let Some(request) = of_request(request) else {
         return stale("fail");
     };
@@ -423,6 +478,21 @@ unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_
         cause: Some(lossy(&error.cause)).filter(|cause| !cause.is_empty()),
         is_panic: error.flags & EXT_ERROR_PANIC != 0,
     };
+    if failure.is_panic {
+        let cause = failure.cause.as_deref().unwrap_or(&failure.message);
+        breach::note(Rule::DoesNotPanic, || {
+            format!("{}: {cause}", named(request))
+        });
+    }
+    if !(400..600).contains(&error.status) {
+        breach::note(Rule::ValidAnswers, || {
+            format!(
+                "{}: `fail` was given the status {}",
+                named(request),
+                error.status
+            )
+        });
+    }
     request.worker().run(move |worker| {
         request.log_failure(&failure);
         request.answer(reply::fail(&failure, request.shared()));
@@ -452,10 +522,14 @@ unsafe extern "C" fn end(request: ext_request, status: ext_status) -> ext_status
     };
     if request.worker().is_current() {
         return with_current(|worker| request.end(worker, status == EXT_OK))
-            .map_or(EXT_GONE, |ended| ended.err().unwrap_or(EXT_OK));
+            .map_or(EXT_GONE, |ended| {
+                ended.map_or_else(|status| staged("end", status), |()| EXT_OK)
+            });
     }
     request.worker().run(move |worker| {
-        let _ = request.end(worker, status == EXT_OK);
+        let _ = request
+            .end(worker, status == EXT_OK)
+            .map_err(|status| staged("end", status));
     });
     EXT_OK
 }
@@ -648,7 +722,7 @@ fn begin(
     place: Place,
     work: impl Future<Output = Outcome> + 'static,
 ) -> Result<(), (Completion, ext_status)> {
-    let Some(flight) = ctx.hold() else {
+    let Some(flight) = ctx.hold().filter(|_| !worker.is_ending()) else {
         return Err((completion, EXT_GONE));
     };
     completion.hold(flight);
@@ -706,6 +780,7 @@ unsafe extern "C" fn fetch(
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { completion::take(fetch.body) };
+    sized::<ext_fetch>("fetch", fetch.struct_size);
     let Some(ctx) = context_arc(ctx) else {
         return EXT_INVALID;
     };
@@ -1027,6 +1102,9 @@ fn on_worker(
     act: impl FnOnce(&Rc<Worker>, Completion) -> Result<(), (Completion, ext_status)> + Send + 'static,
 ) -> ext_status {
     if completion.function.is_none() {
+        breach::note(Rule::CompletionFunction, || {
+            "its function is NULL".to_owned()
+        });
         return EXT_INVALID;
     }
     let completion = Completion::new(completion);
@@ -1035,15 +1113,25 @@ fn on_worker(
             Some(Ok(())) => EXT_OK,
             Some(Err((completion, status))) => {
                 completion.forget();
-                status
+                refused(status)
             }
             None => EXT_GONE,
         };
     }
     remote.run(move |worker| {
         if let Err((completion, status)) = act(worker, completion) {
-            worker.complete(completion, Outcome::failed(status));
+            worker.complete(completion, Outcome::failed(refused(status)));
         }
     });
     EXT_OK
+}
+
+/// Passes on why an operation was not begun, and notes what should not have been asked for.
+fn refused(status: ext_status) -> ext_status {
+    if status == EXT_BUSY {
+        breach::note(Rule::OneAtATime, || {
+            "a read or write was begun while one was under way".to_owned()
+        });
+    }
+    staged("write", status)
 }

@@ -1,5 +1,7 @@
 //! The command line: what is asked for, and which settings it overrides. It never reads the environment itself.
 
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::account_cli::{RoleCommand, TokenCommand, UserCommand};
 use crate::config::Overrides;
 use crate::log::{Level, Style};
+use crate::new::Lang;
 
 /// Serves compiled extensions and authenticated API proxies over HTTP.
 #[derive(Debug, Parser)]
@@ -25,6 +28,9 @@ Examples:
   extension-host demo                          build this checkout's extensions, serve them, show how to call them
   extension-host                               serve ./extensions with config.toml and .env
   extension-host --port 3000 --log-style json  the same on another port, with a log for programs
+  extension-host new weather                   a new extension, in Rust; --lang c: in C
+  extension-host dev                           build what lies here, serve it, and again after each save
+  extension-host check extensions/…            drive an extension as a hostile world would
   extension-host list                          what would be mounted, and why the rest would not
 
 Settings come from config.toml, over it from the environment and .env (HOST, PORT, EXTENSIONS_PATH, SECRET, ADMIN_TOKEN, …),
@@ -37,6 +43,63 @@ pub enum Command {
     Serve(ServeOptions),
     /// Builds the extensions of this checkout, serves them with a fresh token, and prints a call to try.
     Demo(ServeOptions),
+    /// Makes the folder of a new extension: its source, manifest, test and README.
+    New {
+        /// The name under which it is served; asked for in a terminal where it is missing.
+        name: Option<String>,
+        /// What it is written in [default: rust]
+        #[arg(long, value_enum)]
+        lang: Option<Lang>,
+        /// Where its folder is made [default: ./extensions, where there is one, else here]
+        #[arg(long, value_name = "PATH")]
+        dir: Option<PathBuf>,
+        /// Where the crate extension-api is [default: that of this checkout]
+        #[arg(long, value_name = "PATH")]
+        api: Option<PathBuf>,
+    },
+    /// Builds extensions in release mode, and puts each library in its dist, whole or not at all.
+    Build {
+        /// Their folders [default: this one, where it is an extension's, else all in the extensions folder with source]
+        folders: Vec<PathBuf>,
+        /// Prints JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Loads one extension as the host would, shows what it is, and drives it as a hostile world would.
+    ///
+    /// Exit codes: 0 it is sound, 1 there are findings, 2 it cannot be loaded. Its outgoing calls are answered by a stand-in
+    /// on this machine.
+    Check {
+        /// Its folder.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+        /// Prints JSON for programs.
+        #[arg(long)]
+        json: bool,
+        /// Shows the log of the host that it is checked with.
+        #[arg(long)]
+        log: bool,
+    },
+    /// Builds extensions, serves them, and builds and serves them again after each save.
+    Dev {
+        /// Their folders [default: this one, where it is an extension's, else all in the extensions folder with source]
+        folders: Vec<PathBuf>,
+        /// How to serve.
+        #[command(flatten)]
+        serve: ServeOptions,
+    },
+    /// Serves the extension that another process checks.
+    #[command(hide = true)]
+    CheckSubject {
+        /// Its folder.
+        folder: PathBuf,
+        /// The socket of the process that checks.
+        #[arg(long)]
+        control: PathBuf,
+        /// What answers outgoing calls.
+        #[arg(long)]
+        stand_in: SocketAddr,
+    },
     /// Shows what the extensions folder holds: what would be mounted, and why the rest would not.
     List {
         /// Prints JSON for programs instead of a table.
@@ -102,11 +165,29 @@ impl Cli {
             .unwrap_or_else(|| Command::Serve(ServeOptions::default()))
     }
 
+    /// The options that say where settings come from, for another process.
+    pub fn files(&self) -> Vec<OsString> {
+        let FileOptions {
+            config,
+            env_file,
+            extensions_path: _,
+        } = &self.files;
+        let named = [("--config", config), ("--env-file", env_file)];
+        let given = named
+            .into_iter()
+            .filter_map(|(name, path)| Some([name.into(), path.clone()?.into_os_string()]));
+        given.flatten().collect()
+    }
+
     /// The settings that stand on the command line, before or behind the command; behind wins.
     pub fn overrides(&self) -> Overrides {
         let before = &self.serve;
         let behind = match &self.command {
-            Some(Command::Serve(options) | Command::Demo(options)) => options,
+            Some(
+                Command::Serve(options)
+                | Command::Demo(options)
+                | Command::Dev { serve: options, .. },
+            ) => options,
             _ => before,
         };
         Overrides {

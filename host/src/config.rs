@@ -94,6 +94,9 @@ pub struct Fetch {
     pub connections_max: usize,
     /// How long an idle connection is kept for the next call.
     pub idle_ms: u64,
+    /// Where every call goes in place of its target, unencrypted: `check` must not reach what an extension calls.
+    #[serde(skip)]
+    pub stand_in: Option<std::net::SocketAddr>,
 }
 
 /// What is logged, and how.
@@ -233,6 +236,7 @@ impl Default for Fetch {
             total_timeout_ms: 0,
             connections_max: 1_000,
             idle_ms: 15_000,
+            stand_in: None,
         }
     }
 }

@@ -25,7 +25,7 @@ const TRY: &str = "demo/try.txt";
 pub enum DemoError {
     /// The working directory is no checkout.
     NoCheckout,
-    /// A file of the checkout, or the extensions folder, cannot be read.
+    /// A file of the checkout cannot be read.
     Unreadable(PathBuf, io::Error),
     /// The system gives no random numbers.
     NoRandomness,
@@ -75,7 +75,7 @@ impl Demo {
         }
         let text =
             fs::read_to_string(TRY).map_err(|cause| DemoError::Unreadable(TRY.into(), cause))?;
-        for folder in sources(&config.extensions_path)? {
+        for folder in build::sources(&config.extensions_path)? {
             eprintln!("building {}", folder.display());
             build::build(&folder)?;
         }
@@ -105,26 +105,17 @@ impl Demo {
     }
 }
 
-fn sources(extensions: &Path) -> Result<Vec<PathBuf>, DemoError> {
-    let unreadable = |cause| DemoError::Unreadable(extensions.to_owned(), cause);
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(extensions).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if build::has_source(&path) {
-            folders.push(path);
-        }
-    }
-    folders.sort();
-    Ok(folders)
-}
-
 fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
         .local_addr()?
         .port())
 }
 
-fn token() -> Result<String, DemoError> {
+/// A token that nobody can guess.
+///
+/// # Errors
+/// Where the system gives no random numbers.
+pub fn token() -> Result<String, DemoError> {
     let mut bytes = [0; 16];
     SystemRandom::new()
         .fill(&mut bytes)

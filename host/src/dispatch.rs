@@ -27,7 +27,7 @@ use crate::own::{self, Served};
 use crate::registry::Mount;
 use crate::reply::{self, Body, Refusal, refuse};
 use crate::request::{self, ClientSide, Opening, RequestId, Url, below_mount, content_length};
-use crate::worker::Worker;
+use crate::worker::{Worker, with_current};
 
 /// Serves one request.
 pub fn serve(worker: &Rc<Worker>, request: Request) -> Answer {
@@ -178,7 +178,10 @@ async fn call_with_body(
     mark: Mark,
     flags: u32,
 ) {
-    match request.collect_body().await {
+    let unseen = Unseen(request);
+    let collected = request.collect_body().await;
+    std::mem::forget(unseen);
+    match collected {
         Ok(()) if flags & EXT_ROUTE_BLOCKING != 0 => {
             // An error says that the host is stopping; the client's side then ends by itself.
             let _ = actix_rt::task::spawn_blocking(move || extension.handle(mark, request)).await;
@@ -198,6 +201,19 @@ async fn call_with_body(
             request.overrule(&refusal);
             request.finish(&worker);
         }
+    }
+}
+
+/// A request that the extension has not seen. Dropped when the worker ends, it is finished in the extension's place.
+struct Unseen(request::Handle);
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        // `None` only while the thread itself ends.
+        let _ = with_current(|worker| {
+            self.0.overrule(&Refusal::BadBody);
+            self.0.finish(worker);
+        });
     }
 }
 

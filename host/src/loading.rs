@@ -41,9 +41,12 @@ impl Marks {
             .flatten()
             .flatten()
             .map(|entry| entry.path());
+        // A name that begins with a dot is a file that is not finished.
         let is_library = |path: &PathBuf| {
+            let is_hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
             path.extension()
                 .is_some_and(|suffix| suffix == std::env::consts::DLL_EXTENSION)
+                && !path.file_name().is_some_and(is_hidden)
         };
         marks.extend(libraries.filter(is_library).filter_map(|path| mark(&path)));
         marks.sort_by(|a, b| a.path.cmp(&b.path));

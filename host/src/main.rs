@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use clap::Parser;
 use extension_host::accountability::Authority;
+use extension_host::check::{self, subject};
 use extension_host::cli::{Cli, Command};
 use extension_host::config::Config;
 use extension_host::demo::Demo;
+use extension_host::dev::Dev;
+use extension_host::new::{self, Wish};
 use extension_host::registry::whole;
 use extension_host::server::{self, Host};
-use extension_host::{account_cli, list, log};
+use extension_host::{account_cli, build, list, log};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -23,9 +26,25 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if let Command::New {
+        name,
+        lang,
+        dir,
+        api,
+    } = cli.command()
+    {
+        let wish = Wish {
+            name,
+            lang,
+            dir,
+            api,
+        };
+        return Ok(new::run(wish)?);
+    }
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
     match cli.command() {
+        Command::New { .. } => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let authority = Authority::open(&config)?;
             tidily(Host::new(config, env, authority)?, |host| {
@@ -45,6 +64,32 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::User(command) => Ok(account_cli::user(&config, command)?),
         Command::Role(command) => Ok(account_cli::role(&config, command)?),
         Command::Token(command) => Ok(account_cli::token(&config, command)?),
+        Command::Build { folders, json } => {
+            Ok(build::run(&folders, &config.extensions_path, json)?)
+        }
+        Command::Check { folder, json, log } => {
+            let files = cli.files();
+            let folder = &folder;
+            check::run(
+                &check::Asked {
+                    folder,
+                    json,
+                    log,
+                    files,
+                },
+                &config,
+                &env,
+            )
+        }
+        Command::CheckSubject {
+            folder,
+            control,
+            stand_in,
+        } => subject::run(config, env, &folder, &control, stand_in),
+        Command::Dev { folders, .. } => {
+            let mut dev = Dev::prepare(config, env, &folders)?;
+            tidily(dev.host.clone(), |host| serve(host, || dev.watch()))
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use futures_core::Stream;
 use smallvec::SmallVec;
 
 use crate::accountability::Accountability;
+use crate::breach::{self, Rule};
 use crate::callbacks::completion::{Completion, Outcome};
 use crate::callbacks::lend;
 use crate::extension::Flight;
@@ -532,6 +533,7 @@ impl ClientSide {
                     Body::Stream(Streaming {
                         client: self,
                         size: size.declared(),
+                        sent: 0,
                     })
                 })
             } else {
@@ -560,6 +562,7 @@ pub struct Streaming {
     client: ClientSide,
     /// What was declared as Content-Length.
     pub size: Option<u64>,
+    sent: u64,
 }
 
 impl Streaming {
@@ -570,10 +573,19 @@ impl Streaming {
             if let Some(written) = local.stream.written.take() {
                 crate::worker::with_current(|worker| worker.complete(written, Outcome::OK));
             }
+            self.sent += chunk.len() as u64;
+            if let Some(size) = self.size.filter(|size| self.sent > *size) {
+                note_length(size, self.sent);
+            }
             return Poll::Ready(Some(Ok(chunk)));
         }
         match local.stream.ended {
-            Some(true) => Poll::Ready(None),
+            Some(true) => {
+                if let Some(size) = self.size.filter(|size| self.sent != *size) {
+                    note_length(size, self.sent);
+                }
+                Poll::Ready(None)
+            }
             Some(false) => Poll::Ready(Some(Err(std::io::Error::other(
                 "the extension broke its answer off",
             )))),
@@ -583,6 +595,12 @@ impl Streaming {
             }
         }
     }
+}
+
+fn note_length(declared: u64, sent: u64) {
+    breach::note(Rule::TrueLength, || {
+        format!("{declared} bytes were declared and {sent} written")
+    });
 }
 
 type Refused = (Completion, i32);
@@ -657,6 +675,18 @@ impl Handle {
         if too_large {
             self.overrule(&Refusal::ContentTooLarge);
         } else if self.overrule(&Refusal::Unanswered) {
+            breach::note(Rule::AnswersRequests, || {
+                let target = self.local().and_then(|local| {
+                    let local = local.borrow();
+                    let request = local.request.as_ref()?;
+                    Some(request.uri().path().to_owned())
+                });
+                format!(
+                    "{} {} was given up",
+                    self.shared().method(),
+                    target.unwrap_or_default()
+                )
+            });
             self.log(
                 Level::Error,
                 "the extension gave a request up without an answer",

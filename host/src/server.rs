@@ -156,6 +156,12 @@ impl Host {
             .len()
     }
 
+    /// Of each worker, whether it is in an extension, and for the how manyeth time.
+    pub fn beats(&self) -> Vec<(u64, u64)> {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        workers.iter().map(|(_, beat)| beat.read()).collect()
+    }
+
     /// A number that no other loaded build of an extension has.
     pub fn next_extension(&self) -> u64 {
         self.next_extension.fetch_add(1, Ordering::Relaxed)
@@ -247,6 +253,18 @@ impl Host {
 /// # Errors
 /// Where the address cannot be bound or the event loop fails.
 pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Result<(), ServeError> {
+    run_until(host, listening, std::future::pending()).await
+}
+
+/// Serves until a signal, or `stop`, says to stop.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(
+    host: Arc<Host>,
+    listening: impl FnOnce(&[SocketAddr]),
+    stop: impl Future<Output = ()> + 'static,
+) -> Result<(), ServeError> {
     let config = &host.config;
     let address = (config.host.as_str(), config.port);
     let limits = &config.limits;
@@ -276,6 +294,11 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
         signal(SignalKind::interrupt()),
     );
     actix_rt::spawn(stop_on_signal(host.clone(), running.handle(), signals));
+    let server = running.handle();
+    actix_rt::spawn(async move {
+        stop.await;
+        server.stop(true).await;
+    });
     actix_rt::spawn(refresh_on_signal(
         host.clone(),
         signal(SignalKind::hangup()),
@@ -356,8 +379,7 @@ impl Watch {
             let mut before: Vec<(u64, u64)> = Vec::new();
             while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY)
             {
-                let workers = host.workers.read().unwrap_or_else(PoisonError::into_inner);
-                let now: Vec<(u64, u64)> = workers.iter().map(|(_, beat)| beat.read()).collect();
+                let now = host.beats();
                 for (number, (inside, turn)) in now.iter().enumerate() {
                     if *inside != 0 && before.get(number) == Some(&(*inside, *turn)) {
                         let name = host.name_of(*inside);

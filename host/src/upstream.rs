@@ -215,7 +215,10 @@ impl Upstream {
             return client.clone();
         }
         let connector = awc::Connector::new()
-            .connector(connect::Connector { is_tls })
+            .connector(connect::Connector {
+                is_tls,
+                stand_in: self.limits.stand_in,
+            })
             .timeout(connect)
             .limit(self.limits.connections_max)
             .conn_keep_alive(Duration::from_millis(self.limits.idle_ms))

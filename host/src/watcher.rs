@@ -14,7 +14,7 @@ use crate::log::{self, Level};
 use crate::server::Host;
 
 /// How long nothing may change before files count as whole.
-const SETTLED: Duration = Duration::from_millis(20);
+pub const SETTLED: Duration = Duration::from_millis(20);
 /// How often files are looked at where no event comes: some file systems send none.
 const EVERY: Duration = Duration::from_secs(2);
 

@@ -42,6 +42,7 @@ pub struct Worker {
     /// Outgoing connections.
     pub upstream: Rc<Upstream>,
     ready: RefCell<VecDeque<(Completion, Outcome)>>,
+    ending: Cell<Ending>,
     pump: RefCell<Option<Waker>>,
     beat: Arc<Beat>,
 }
@@ -134,6 +135,7 @@ impl Worker {
             operations: operation::Pool::default(),
             upstream: Rc::new(Upstream::new(&host.config.fetch)),
             ready: RefCell::default(),
+            ending: Cell::default(),
             pump: RefCell::default(),
             beat: Arc::default(),
         });
@@ -162,17 +164,69 @@ impl Worker {
     /// Calls `completion` soon, from the worker's own loop.
     pub fn complete(&self, completion: Completion, outcome: Outcome) {
         self.ready.borrow_mut().push_back((completion, outcome));
-        if let Some(waker) = self.pump.borrow_mut().take() {
+        if self.is_ending() {
+            self.drain();
+        } else if let Some(waker) = self.pump.borrow_mut().take() {
             waker.wake();
+        }
+    }
+
+    /// Whether the thread's loop is over: nothing new can be begun.
+    pub fn is_ending(&self) -> bool {
+        self.ending.get() != Ending::No
+    }
+
+    /// Calls what is due when there is no loop any more that would; still never from inside another completion.
+    fn drain(&self) {
+        if self.ending.replace(Ending::Draining) == Ending::Draining {
+            return;
+        }
+        loop {
+            let due = self.ready.borrow_mut().pop_front();
+            let Some((completion, outcome)) = due else {
+                break;
+            };
+            completion.call(outcome);
+        }
+        self.ending.set(Ending::Yes);
+    }
+}
+
+/// Whether a worker's loop is over.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Ending {
+    #[default]
+    No,
+    Yes,
+    /// And completions are being called.
+    Draining,
+}
+
+/// What is left to do of a worker whose loop is over: every completion is called, and every request finished, also of those
+/// that were in hand at the end.
+struct Rest {
+    worker: Rc<Worker>,
+    inbox: UnboundedReceiver<Job>,
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.worker.ending.set(Ending::Yes);
+        self.worker.drain();
+        self.inbox.close();
+        while let Ok(job) = self.inbox.try_recv() {
+            job(&self.worker);
         }
     }
 }
 
 /// Runs the jobs of other threads and the completions that are due, for as long as the thread lives.
-async fn pump(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Job>) {
+async fn pump(worker: Rc<Worker>, inbox: UnboundedReceiver<Job>) {
     /// How much is done before the connections get their turn.
     const BATCH: usize = 64;
-    std::future::poll_fn(|cx| {
+    let mut rest = Rest { worker, inbox };
+    std::future::poll_fn(move |cx| {
+        let Rest { worker, inbox } = &mut rest;
         for _ in 0..BATCH {
             let due = worker.ready.borrow_mut().pop_front();
             if let Some((completion, outcome)) = due {
@@ -180,7 +234,7 @@ async fn pump(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Job>) {
                 continue;
             }
             match inbox.poll_recv(cx) {
-                Poll::Ready(Some(job)) => job(&worker),
+                Poll::Ready(Some(job)) => job(worker),
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {
                     if worker.ready.borrow().is_empty() {

@@ -10,6 +10,7 @@ use std::ffi::c_void;
 use bytes::Bytes;
 use extension_api::abi;
 
+use crate::breach;
 use crate::callbacks::lend;
 use crate::extension::Flight;
 use crate::fetched;
@@ -152,15 +153,20 @@ pub fn give(data: Bytes) -> abi::ext_buffer {
         return lend::EMPTY_BUFFER;
     }
     let (ptr, len) = (data.as_ptr(), data.len());
+    let owner = Box::into_raw(Box::new(data)).cast::<c_void>();
+    breach::given(owner as usize);
     abi::ext_buffer {
         ptr,
         len,
-        owner: Box::into_raw(Box::new(data)).cast(),
+        owner,
         release: Some(release),
     }
 }
 
 unsafe extern "C" fn release(owner: *mut c_void, _ptr: *const u8, _len: usize) {
+    if !breach::released(owner as usize) {
+        return;
+    }
     // SAFETY: `owner` came from `give`, and the receiver releases once.
     drop(unsafe { Box::from_raw(owner.cast::<Bytes>()) });
 }

@@ -10,6 +10,7 @@ use extension_api::abi::*;
 use super::error::Reason;
 use super::manifest::{AllowedOrigins, Manifest};
 use super::routes::{self, Mark, Route};
+use crate::breach::{self, Rule};
 use crate::env::Env;
 use crate::log::{self, Level};
 use crate::operation;
@@ -190,7 +191,8 @@ impl Context {
             let rule = format!(
                 "{origin} is not allowed; add \"{origin}\" to allow under [fetch] in extension.toml"
             );
-            self.log_misuse("base", &rule);
+            breach::note(Rule::DeclaresOrigins, || rule.clone());
+            self.log_wrong("base", &rule);
             return Err(EXT_DENIED);
         }
         let mut bases = self
@@ -229,6 +231,11 @@ impl Context {
 
     /// Writes that the extension breaks a rule of the header.
     pub fn log_misuse(&self, call: &str, rule: &str) {
+        breach::note(Rule::ValidArguments, || format!("`{call}`: {rule}"));
+        self.log_wrong(call, rule);
+    }
+
+    fn log_wrong(&self, call: &str, rule: &str) {
         log::event(
             Level::Error,
             "the extension called the host wrongly",

@@ -22,7 +22,7 @@ use crate::request;
 use crate::server::Host;
 
 /// Ids that are paths of the host's own.
-const RESERVED: [&str; 6] = ["server", "extensions", "auth", "users", "metrics", "admin"];
+pub const RESERVED: [&str; 6] = ["server", "extensions", "auth", "users", "metrics", "admin"];
 
 /// One loaded build of an extension.
 pub struct Extension {
@@ -215,6 +215,11 @@ impl Extension {
                 &fields,
             );
         }
+    }
+
+    /// Whether it has been stopped and destroyed.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
     }
 
     fn wait_until(&self, deadline: Instant, is_so: impl Fn() -> bool) -> bool {
