@@ -5,6 +5,8 @@
 
 mod support;
 
+mod authoring;
+mod conformance;
 mod faults;
 mod fetch;
 mod http;
@@ -14,4 +16,5 @@ mod identity_own;
 mod identity_support;
 mod life;
 mod loading;
+mod reload;
 mod twilio;
