@@ -186,10 +186,17 @@ fn no_header_of_an_extension_can_inject_another_one() {
 #[test]
 fn what_is_not_possible_at_a_stage_is_said_by_a_status() {
     let answer = host().get("/probe/misuse");
-    assert_eq!(
-        answer.text(),
-        "write -14 end -14 stream -4 endpoint -14 env -5 header 2 sleep -4"
-    );
+    let row = "write -14 end -14 endpoint -14 env -5 header 2 sleep -4";
+    assert_eq!(answer.text(), row);
+}
+
+#[test]
+fn a_stream_that_begins_with_a_body_is_500() {
+    let host = host();
+    let answer = host.get("/probe/stream-with-body");
+    assert_eq!(answer.error(), (500, "INTERNAL_SERVER_ERROR".into()));
+    assert_eq!(noted(&host, "streamed a body"), -4, "EXT_INVALID");
+    serves_on(&host, "probe");
 }
 
 #[test]

@@ -151,7 +151,9 @@ fn a_target_never_climbs_out_of_the_bases_path() {
 #[test]
 fn failures_are_told_apart() {
     // Not even a TLS handshake keeps it from answering.
-    let plain = Upstream::raw(|line| drop(line.send(ok("no TLS here"))));
+    let plain = Upstream::raw(|line| {
+        line.send(ok("no TLS here"));
+    });
     let closing = Upstream::raw(|line| drop(line.head()));
     let not_http = Upstream::answering("SSH-2.0-OpenSSH_9.2\r\n\r\n");
     let host = Host::plan()

@@ -262,7 +262,7 @@ impl Plan {
     }
 
     /// Runs it as another user.
-    pub fn as_user(mut self, id: u32) -> Self {
+    pub fn run_by(mut self, id: u32) -> Self {
         self.user = Some(id);
         self
     }

@@ -17,7 +17,6 @@ pub struct Connection {
 /// An answer, as it came.
 #[derive(Debug)]
 pub struct Answer {
-    pub version: String,
     pub status: u16,
     /// In their order, as they were written.
     pub headers: Vec<(String, String)>,
@@ -93,14 +92,13 @@ impl Connection {
         self.arrived.drain(..end + 4);
         let mut lines = head.split("\r\n");
         let first = lines.next().unwrap_or_default();
-        let (version, rest) = first.split_once(' ').expect("a status line");
+        let (_, rest) = first.split_once(' ').expect("a status line");
         let status = rest.get(..3).and_then(|status| status.parse().ok());
         let field = |line: &str| {
             let (name, value) = line.split_once(": ").expect("a header");
             (name.to_owned(), value.to_owned())
         };
         Answer {
-            version: version.to_owned(),
             status: status.expect("a status"),
             headers: lines.map(field).collect(),
             body: Vec::new(),
