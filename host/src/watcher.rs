@@ -69,13 +69,15 @@ fn watch(host: &Arc<Host>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
         .ok();
     let mut watched = HashSet::new();
     let mut seen = look(host);
+    // What changed between the loading and this look has been seen, and not loaded.
+    let mut is_loaded = false;
     loop {
         if let Some(watcher) = &mut watcher {
             watch_folders(watcher, &mut watched, &seen);
         }
         // What changed before its folder was watched sent no event.
         let now = look(host);
-        if now == seen {
+        if now == seen && is_loaded {
             match woken.recv_timeout(EVERY) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Wake::Event) | Err(RecvTimeoutError::Timeout) => {}
@@ -84,8 +86,8 @@ fn watch(host: &Arc<Host>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
         let Some(settled) = settle(host, woken) else {
             return;
         };
-        if settled != seen {
-            seen = settled;
+        if settled != seen || !is_loaded {
+            (seen, is_loaded) = (settled, true);
             // An error has been logged; the next change may cure it.
             let _ = loading::refresh(host, &Scope::Changed);
         }
