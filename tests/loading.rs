@@ -356,7 +356,7 @@ fn an_entry_without_handle() {
 
 #[test]
 fn a_rust_extension_built_with_panic_abort() {
-    let library = built::with_panic_abort("handlers_that_fail");
+    let library = built::with_panic_abort("directus-extension-endpoint-twilio");
     let bad = Extension::of("directus-extension-abort", library);
     refused(
         &bad,
@@ -367,11 +367,16 @@ fn a_rust_extension_built_with_panic_abort() {
             "allow_panic_abort = true in config.toml",
         ],
     );
+    let manifest = "[env]\nrequired = [\"TWILIO_ACCOUNT_SID\", \"TWILIO_AUTH_TOKEN\"]\n\
+        optional = [\"TWILIO_API_BASE\", \"TWILIO_BODY_FORMAT\"]\n[fetch]\nallow = [\"https://api.twilio.com\"]";
     let host = Host::plan()
         .config("allow_panic_abort = true")
-        .extensions(&[&bad])
+        .extensions(&[&bad.manifest(manifest)])
+        .dotenv("TWILIO_ACCOUNT_SID", "AC1")
+        .dotenv("TWILIO_AUTH_TOKEN", "token")
         .start();
-    assert_eq!(host.get("/failing/now").text(), "still here");
+    let answer = host.get("/twilio/x");
+    assert_eq!(answer.status, 403, "it serves");
 }
 
 // ---- What `create` does ----

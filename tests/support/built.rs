@@ -47,8 +47,9 @@ fn folder() -> &'static Path {
     folder.as_deref().expect("cargo builds what the tests run")
 }
 
-/// The example, built so that a panic ends the process.
-pub fn with_panic_abort(example: &str) -> PathBuf {
+/// The library of an extension in this checkout, built so that a panic ends the process. Not an example of this package: those
+/// would have everything built once more that the tests need.
+pub fn with_panic_abort(package: &str) -> PathBuf {
     let (target, _) = target();
     let profile = [
         "--config",
@@ -56,15 +57,16 @@ pub fn with_panic_abort(example: &str) -> PathBuf {
         "--config",
         "profile.panic-abort.panic='abort'",
     ];
-    let mut what = vec!["-p".into(), "extension-host-tests".into()];
-    what.extend(["--example".into(), example.to_owned()]);
+    let what = ["-p", package, "--lib"].map(str::to_owned);
     assert!(
         cargo(&target, "panic-abort", &profile, &what),
-        "cargo builds the example"
+        "cargo builds the extension"
     );
-    target
-        .join("panic-abort/examples")
-        .join(format!("lib{example}{}", std::env::consts::DLL_SUFFIX))
+    target.join("panic-abort").join(format!(
+        "lib{}{}",
+        package.replace('-', "_"),
+        std::env::consts::DLL_SUFFIX
+    ))
 }
 
 /// The folder that the running test was built in, and the profile's own in it.
