@@ -89,7 +89,10 @@ impl Endpoint for Relay {
 impl Relay {
     async fn relay(&self, req: Request) -> Result<Response> {
         let call = req.forward(&self.upstream);
-        let answer = call.header("authorization", self.authorization).send().await?;
+        let answer = call
+            .header("authorization", self.authorization)
+            .send()
+            .await?;
         Ok(Response::relay(answer))
     }
 }

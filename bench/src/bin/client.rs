@@ -76,7 +76,8 @@ fn echo(port: &str, path: &str, bytes: usize) -> io::Result<()> {
     let mut stream = connect(port)?;
     let begin = Instant::now();
     let mut sender = stream.try_clone()?;
-    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {bytes}\r\n\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {bytes}\r\n\r\n");
     let sending = std::thread::spawn(move || -> io::Result<()> {
         sender.write_all(head.as_bytes())?;
         let chunk = vec![b'x'; 64 * 1024];
@@ -106,17 +107,25 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<usize> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         filled += read;
-        if let Some(end) = buffer[..filled].windows(4).position(|end| end == b"\r\n\r\n") {
+        if let Some(end) = buffer[..filled]
+            .windows(4)
+            .position(|end| end == b"\r\n\r\n")
+        {
             break end + 4;
         }
     };
     let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
     if !text.starts_with("http/1.1 200") {
-        return Err(io::Error::other(format!("not the answer that was expected: {text}")));
+        return Err(io::Error::other(format!(
+            "not the answer that was expected: {text}"
+        )));
     }
-    let length = text
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let length = text.lines().find_map(|line| {
+        line.strip_prefix("content-length:")?
+            .trim()
+            .parse::<usize>()
+            .ok()
+    });
     let mut body = filled - head;
     match length {
         Some(length) => {

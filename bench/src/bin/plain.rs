@@ -79,4 +79,3 @@ impl futures_core::Stream for Echo {
             .map_err(std::io::Error::other)
     }
 }
-

@@ -56,7 +56,10 @@ async fn relay(target: Data<Target>, request: HttpRequest, body: Payload) -> Htt
         .map_or("", |url| &url.as_str()["/relay".len()..]);
     let mut call = target
         .client
-        .request(request.method().clone(), format!("{}{url}", target.upstream))
+        .request(
+            request.method().clone(),
+            format!("{}{url}", target.upstream),
+        )
         .no_decompress();
     for (name, value) in request.headers() {
         if !is_hop_by_hop(name) && *name != header::HOST && *name != header::CONTENT_LENGTH {
