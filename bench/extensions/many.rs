@@ -12,7 +12,6 @@ static CALLBACKS: OnceLock<&'static ext_callbacks> = OnceLock::new();
 
 /// The entry that the host looks for.
 #[unsafe(no_mangle)]
-#[expect(non_upper_case_globals, reason = "the name is the ABI's")]
 pub static extension_entry_v1: ext_entry = ext_entry {
     magic: EXT_MAGIC,
     struct_size: size_of::<ext_entry>() as u32,
