@@ -257,7 +257,7 @@ impl Authority {
         let token = credential.token();
         let digest = digest(token);
         if let Some(store) = &self.0.store {
-            cache.follow(store.mark());
+            cache.follow(|| store.mark());
         }
         if let Some(found) = cache.find(&digest, ip, now, self.0.store.is_some()) {
             return LookUp::Now(found);

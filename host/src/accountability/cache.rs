@@ -57,6 +57,8 @@ pub struct Cache {
     verified_ms: AtomicU64,
     /// The store's mark that the answers belong to.
     mark: AtomicU64,
+    /// When that mark was last looked at.
+    marked_ms: AtomicU64,
     count: AtomicUsize,
 }
 
@@ -73,6 +75,7 @@ impl Default for Cache {
             generation: AtomicU64::new(0),
             verified_ms: AtomicU64::new(0),
             mark: AtomicU64::new(0),
+            marked_ms: AtomicU64::new(u64::MAX),
             count: AtomicUsize::new(0),
         }
     }
@@ -150,8 +153,14 @@ impl Cache {
         }
     }
 
-    /// Compares the store's mark with the one that the answers belong to, and forgets them where it is another.
-    pub fn follow(&self, mark: u64) {
+    /// Compares the store's mark with the one that the answers belong to, and forgets them where it is another. Looked at
+    /// once in a millisecond: it costs a system call, and nobody can tell a change from one that came a millisecond later.
+    pub fn follow(&self, mark: impl FnOnce() -> u64) {
+        let now_ms = self.now_ms();
+        if self.marked_ms.swap(now_ms, Ordering::AcqRel) == now_ms {
+            return;
+        }
+        let mark = mark();
         if self.mark.load(Ordering::Acquire) != mark {
             self.forget();
             self.mark.store(mark, Ordering::Release);
@@ -213,7 +222,7 @@ mod tests {
         assert!(find(&cache, 1).is_none() && cache.is_empty());
         cache.keep([1; 32], user("a"), KEEP, cache.before());
         assert!(find(&cache, 1).is_some() && !cache.is_empty());
-        cache.follow(7);
+        cache.follow(|| 7);
         assert!(find(&cache, 1).is_none() && cache.is_empty());
     }
 
