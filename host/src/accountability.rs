@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
-use actix_http::header::{self, HeaderMap, HeaderName};
+use actix_http::header::{self, HeaderMap};
 use ring::hmac;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -38,7 +38,7 @@ use crate::store::{Place, Store, StoreError};
 use crate::upstream::Upstream;
 use attempts::Attempts;
 use cache::{Cache, Outcome};
-use client::IpText;
+use client::{HeaderText, IpText};
 use credential::Credential;
 use directus::Directus;
 use directus_database::DirectusDatabase;
@@ -76,9 +76,9 @@ pub struct Accountability {
     /// The client's address.
     pub ip: Option<IpText>,
     /// The client's program.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<HeaderText>,
     /// The site that made the client ask.
-    pub origin: Option<String>,
+    pub origin: Option<HeaderText>,
     /// The session that the user's token belongs to.
     pub session: Option<Arc<str>>,
 }
@@ -225,8 +225,12 @@ impl Authority {
         let ip = peer.map(|peer| self.address(headers, peer));
         let context = || Accountability {
             ip: ip.map(IpText::new),
-            user_agent: text(headers, header::USER_AGENT, USER_AGENT_BYTES_MAX),
-            origin: text(headers, header::ORIGIN, usize::MAX),
+            user_agent: headers
+                .get(header::USER_AGENT)
+                .map(|value| HeaderText::new(value, USER_AGENT_BYTES_MAX)),
+            origin: headers
+                .get(header::ORIGIN)
+                .map(|value| HeaderText::new(value, usize::MAX)),
             ..Accountability::default()
         };
         let credential = match credential::presented(headers, url) {
@@ -468,11 +472,6 @@ impl From<StoreError> for IdentityError {
     fn from(cause: StoreError) -> IdentityError {
         IdentityError::Store(cause)
     }
-}
-
-fn text(headers: &HeaderMap, name: HeaderName, bytes_max: usize) -> Option<String> {
-    let value = headers.get(name)?.as_bytes();
-    Some(String::from_utf8_lossy(&value[..value.len().min(bytes_max)]).into_owned())
 }
 
 /// The static token of an administrator, kept as a digest.

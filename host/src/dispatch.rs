@@ -80,13 +80,14 @@ fn handle_as(
     who: Accountability,
 ) -> Result<State, Response<Body>> {
     let target = below_mount(request.uri(), 0);
-    if auth::serves(path_of(target)) {
+    let path = &target[..path_len(request.uri(), target)];
+    if auth::serves(path) {
         let worker = worker.clone();
         return Ok(State::Later(Box::pin(async move {
             State::Ready(Some(auth::serve(&worker, request, who).await))
         })));
     }
-    match own::serve(&worker.host, request.method(), path_of(target), &who) {
+    match own::serve(&worker.host, request.method(), path, &who) {
         None => {}
         Some(Served::Now(response)) => return Ok(State::Ready(Some(response))),
         Some(Served::Soon(answer)) => {
@@ -94,24 +95,23 @@ fn handle_as(
             return Ok(State::Later(Box::pin(state)));
         }
     }
-    let (mount_id, url) = below(target);
+    let (mount_id, url) = below(target, path);
     let registry = worker.host.registry.load();
     let Some(mount) = registry.find(mount_id) else {
-        return Err(not_found(target));
+        return Err(not_found(path));
     };
     if !is_let_in(&mount.require, &who) {
         return Err(refuse(&Refusal::Forbidden));
     }
     let route =
-        find_route(mount, request.method(), url.text(&request)).map_err(|allow| match allow {
+        find_route(mount, request.method(), url.path(&request)).map_err(|allow| match allow {
             Some(allow) if *request.method() == Method::OPTIONS => own::options(&allow),
             Some(allow) => refuse(&Refusal::MethodNotAllowed { allow }),
-            None => not_found(target),
+            None => not_found(path),
         })?;
     let extension = &mount.extension;
-    if content_length(&request.head().headers)
-        .is_some_and(|length| length > extension.body_bytes_max)
-    {
+    let declared = content_length(&request.head().headers);
+    if declared.is_some_and(|length| length > extension.body_bytes_max) {
         return Err(refuse(&Refusal::ContentTooLarge));
     }
     let flight = match extension.context.enter(extension.concurrency_max) {
@@ -135,6 +135,7 @@ fn handle_as(
             accountability: who,
             timeout: extension.timeout,
             body_bytes_max: extension.body_bytes_max,
+            declared,
         },
     );
     Ok(call(worker, client, extension, route.mark, route.flags))
@@ -220,19 +221,37 @@ impl Drop for Unseen {
 /// Path and query below the mount: "/twilio/2010/A.json?P=2" is for "twilio" and "/2010/A.json?P=2".
 ///
 /// Without credentials, so that they cannot be passed on by accident. `/twilio` and `/twilio?x` get the slash that they lack.
-fn below(target: &str) -> (&str, Url) {
-    let rest = target.strip_prefix('/').unwrap_or_default();
-    let mount_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let mount_len = (mount_end + 1).min(target.len());
-    let mut whole = redact::redact_url(target);
-    if !whole[mount_len..].starts_with('/') {
+/// `path` is what of `target` stands before the query.
+fn below<'a>(target: &'a str, path: &'a str) -> (&'a str, Url) {
+    let rest = path.strip_prefix('/').unwrap_or_default();
+    let mount_end = rest.bytes().position(|byte| byte == b'/');
+    let mount_end = mount_end.unwrap_or(rest.len());
+    let mount_len = (mount_end + 1).min(path.len());
+    let mut whole = if path.len() == target.len() {
+        Cow::Borrowed(target)
+    } else {
+        redact::redact_url(target)
+    };
+    let mut path_len = path.len() - mount_len;
+    if path_len == 0 {
         whole.to_mut().insert(mount_len, '/');
+        path_len = 1;
     }
     let whole = match whole {
         Cow::Borrowed(_) => None,
         Cow::Owned(whole) => Some(whole),
     };
-    (&rest[..mount_end], Url { whole, mount_len })
+    let url = Url {
+        whole,
+        mount_len,
+        path_len,
+    };
+    (&rest[..mount_end], url)
+}
+
+/// How much of a target stands before its query. The parser knows; nobody needs to look for the '?' again.
+fn path_len(uri: &actix_http::Uri, target: &str) -> usize {
+    target.len() - uri.query().map_or(0, |query| query.len() + 1)
 }
 
 /// Which of an endpoint's routes serves a request.
@@ -244,8 +263,8 @@ struct Matched {
 }
 
 /// The error is the `Allow` of a path that other methods are served on, or nothing.
-fn find_route(mount: &Mount, method: &Method, url: &str) -> Result<Matched, Option<String>> {
-    match mount.endpoint().routes.find(method, path_of(url)) {
+fn find_route(mount: &Mount, method: &Method, path: &str) -> Result<Matched, Option<String>> {
+    match mount.endpoint().routes.find(method, path) {
         Found::Route(route, params) => {
             let field = |(name, (_, value)): (&String, (&str, &str))| ext_field {
                 name: lend::text(name),
@@ -294,13 +313,9 @@ fn is_let_in(require: &Require, who: &Accountability) -> bool {
     }
 }
 
-fn path_of(target: &str) -> &str {
-    target.split_once('?').map_or(target, |(path, _)| path)
-}
-
-fn not_found(target: &str) -> Response<Body> {
+fn not_found(path: &str) -> Response<Body> {
     refuse(&Refusal::NotFound {
-        path: path_of(target).to_owned(),
+        path: path.to_owned(),
     })
 }
 

@@ -154,7 +154,10 @@ pub enum Refusal {
     Internal,
 }
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// The type of an answer in JSON.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// The type of an answer in plain text.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The sentence of Directus's guide for those who may not.
 pub const FORBIDDEN: &str = "You don't have permission to access this.";
 /// What callers read of failures that are none of their business.
@@ -340,7 +343,7 @@ pub fn json_with(status: StatusCode, value: &impl Serialize) -> Response<Body> {
 pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     with_type(
         status,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
+        TEXT,
         text.into(),
     )
 }

@@ -5,7 +5,6 @@
 //! time is out. Each may end first; when both have, the place is free for the next request.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -21,6 +20,7 @@ use futures_core::Stream;
 use smallvec::SmallVec;
 
 use crate::accountability::Accountability;
+use crate::accountability::client;
 use crate::breach::{self, Rule};
 use crate::callbacks::completion::{Completion, Outcome};
 use crate::callbacks::lend;
@@ -197,6 +197,8 @@ pub struct Opening {
     pub timeout: Option<Duration>,
     /// The most that the body may hold.
     pub body_bytes_max: u64,
+    /// The length that the body is declared to have.
+    pub declared: Option<u64>,
 }
 
 /// Path and query below the mount.
@@ -205,6 +207,8 @@ pub struct Url {
     pub whole: Option<String>,
     /// How much of them stands before what the extension sees.
     pub mount_len: usize,
+    /// How much of what the extension sees is path; behind it the query begins.
+    pub path_len: usize,
 }
 
 impl Url {
@@ -214,6 +218,11 @@ impl Url {
             Some(whole) => &whole[self.mount_len..],
             None => below_mount(request.uri(), self.mount_len),
         }
+    }
+
+    /// The part of [`text`](Self::text) before the first '?'.
+    pub fn path<'a>(&'a self, request: &'a Request) -> &'a str {
+        &self.text(request)[..self.path_len]
     }
 }
 
@@ -302,9 +311,9 @@ pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
                     accountability,
                     timeout,
                     body_bytes_max,
+                    declared: length,
                 } = opening;
                 let payload = request.take_payload();
-                let length = content_length(&request.head().headers);
                 // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the
                 // connection ends. Asking does not change what its body is.
                 let ends_after =
@@ -369,6 +378,7 @@ impl Shared {
             url: Url {
                 whole: None,
                 mount_len: 0,
+                path_len: 0,
             },
             method: Method::GET,
             peer: String::new(),
@@ -394,14 +404,11 @@ impl Shared {
         );
         self.peer.clear();
         if let Some(peer) = head.peer_addr {
-            // Writing to a String does not fail.
-            let _ = write!(self.peer, "{peer}");
+            client::write_peer(&mut self.peer, peer);
         }
         let url = self.url.text(request);
-        let (path, query) = match url.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (url, None),
-        };
+        let (path, query) = url.split_at(self.url.path_len);
+        let query = query.strip_prefix('?');
         let who = &self.accountability;
         self.head = abi::ext_request_head {
             struct_size: size_of::<abi::ext_request_head>() as u32,
@@ -426,9 +433,9 @@ impl Shared {
                 role: lend::option(who.role.as_deref()),
                 roles: self.roles.as_ptr(),
                 role_count: self.roles.len(),
-                ip: lend::option(who.ip.as_deref()),
-                user_agent: lend::option(who.user_agent.as_deref()),
-                origin: lend::option(who.origin.as_deref()),
+                ip: lend::option_bytes(who.ip.as_ref().map(|ip| ip.as_bytes())),
+                user_agent: lend::option_bytes(who.user_agent.as_ref().map(|text| text.as_bytes())),
+                origin: lend::option_bytes(who.origin.as_ref().map(|text| text.as_bytes())),
                 session: lend::option(who.session.as_deref()),
                 admin: who.admin.into(),
                 app: who.app.into(),

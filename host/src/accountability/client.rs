@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 
-use actix_http::header::{self, HeaderMap};
+use actix_http::header::{self, HeaderMap, HeaderValue};
 
 use crate::config::values::TrustProxy;
 
@@ -52,9 +52,38 @@ impl IpText {
             bytes: [0; IpText::BYTES_MAX],
             length: 0,
         };
-        // Every address fits: `every_address_fits` tries the longest.
-        let _ = write!(text, "{}", address.to_canonical());
+        match address.to_canonical() {
+            IpAddr::V4(address) => text.push_v4(address.octets()),
+            // Every address fits: `every_address_fits` tries the longest.
+            IpAddr::V6(address) => drop(write!(text, "{address}")),
+        }
         text
+    }
+
+    /// Writes what nearly every request comes from. Formatting it as std does costs a tenth of a whole request.
+    fn push_v4(&mut self, octets: [u8; 4]) {
+        for (place, octet) in octets.into_iter().enumerate() {
+            if place > 0 {
+                self.push(b'.');
+            }
+            if octet >= 100 {
+                self.push(b'0' + octet / 100);
+            }
+            if octet >= 10 {
+                self.push(b'0' + octet / 10 % 10);
+            }
+            self.push(b'0' + octet % 10);
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.bytes[usize::from(self.length)] = byte;
+        self.length += 1;
+    }
+
+    /// The text's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
     }
 }
 
@@ -76,7 +105,7 @@ impl Deref for IpText {
 
     fn deref(&self) -> &str {
         // What was written is whole strings.
-        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
 
@@ -89,6 +118,69 @@ impl fmt::Debug for IpText {
 impl fmt::Display for IpText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self)
+    }
+}
+
+/// Writes "address:port" as std does.
+pub fn write_peer(text: &mut String, peer: SocketAddr) {
+    if let IpAddr::V4(_) = peer.ip() {
+        text.push_str(&IpText::new(peer.ip()));
+        text.push(':');
+        let mut digits = [0; 5];
+        let (mut start, mut left) = (digits.len(), peer.port());
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        text.push_str(std::str::from_utf8(&digits[start..]).unwrap_or_default());
+    } else {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{peer}");
+    }
+}
+
+/// A header's value as text. One in ASCII, as nearly all are, is not copied: the header's own bytes are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderText(Text);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Text {
+    /// So many bytes of a value in ASCII.
+    Shared(HeaderValue, usize),
+    Own(String),
+}
+
+impl HeaderText {
+    /// The first `bytes_max` bytes of a value; what is not UTF-8 in them is replaced.
+    pub fn new(value: &HeaderValue, bytes_max: usize) -> HeaderText {
+        let length = value.len().min(bytes_max);
+        let bytes = &value.as_bytes()[..length];
+        HeaderText(if bytes.is_ascii() {
+            Text::Shared(value.clone(), length)
+        } else {
+            Text::Own(String::from_utf8_lossy(bytes).into_owned())
+        })
+    }
+
+    /// The text's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Shared(value, length) => &value.as_bytes()[..*length],
+            Text::Own(text) => text.as_bytes(),
+        }
+    }
+}
+
+impl Deref for HeaderText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // ASCII, or a String.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
 
@@ -157,6 +249,37 @@ mod tests {
             client("true", "10.0.0.1", &["[2001:db8::1]:4711"]),
             "2001:db8::1"
         );
+    }
+
+    #[test]
+    fn addresses_and_peers_read_as_std_writes_them() {
+        for peer in [
+            "0.0.0.0:0",
+            "127.0.0.1:80",
+            "255.100.10.9:65535",
+            "192.168.0.101:9",
+            "[::1]:443",
+            "[::ffff:192.0.2.7]:10",
+        ] {
+            let peer: SocketAddr = peer.parse().unwrap();
+            let mut text = String::new();
+            write_peer(&mut text, peer);
+            assert_eq!(text, peer.to_string());
+            assert_eq!(
+                &*IpText::new(peer.ip()),
+                peer.ip().to_canonical().to_string()
+            );
+        }
+    }
+
+    #[test]
+    fn a_header_reads_as_text_whatever_it_holds() {
+        let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
+        assert_eq!(&*HeaderText::new(&value(b"curl/8"), 1024), "curl/8");
+        assert_eq!(&*HeaderText::new(&value(b"curl/8"), 4), "curl");
+        assert_eq!(&*HeaderText::new(&value("é".as_bytes()), 1024), "é");
+        assert_eq!(&*HeaderText::new(&value("aé".as_bytes()), 2), "a\u{fffd}");
+        assert_eq!(&*HeaderText::new(&value(b"\xff"), 1024), "\u{fffd}");
     }
 
     #[test]

@@ -32,7 +32,12 @@ pub fn text(text: &str) -> ext_slice {
 
 /// Text, or nothing.
 pub fn option(value: Option<&str>) -> ext_slice {
-    value.map_or(ABSENT, text)
+    option_bytes(value.map(str::as_bytes))
+}
+
+/// Bytes, or nothing.
+pub fn option_bytes(value: Option<&[u8]>) -> ext_slice {
+    value.map_or(ABSENT, bytes)
 }
 
 /// All headers, each line a field of its own.
