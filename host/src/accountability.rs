@@ -642,7 +642,7 @@ impl std::error::Error for AuthError {}
 mod tests {
     use std::time::Duration;
 
-    use actix_http::header::HeaderValue;
+    use actix_http::header::{HeaderName, HeaderValue};
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 

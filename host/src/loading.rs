@@ -6,11 +6,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::env::Env;
 use crate::extension::discovery::{self, Discovered, Discovery, Found};
+use crate::extension::library::Checked;
 use crate::extension::{Extension, LoadError, Reason, manifest};
 use crate::log::{self, Level};
 use crate::registry::{Entry, Registry, State, ids, whole};
@@ -135,15 +137,21 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
         });
     }
     let env = host.env.load_full();
+    // Afterwards, when the host serves, what has changed is little, and the workers need the cores.
+    let mut ahead = before
+        .entries
+        .is_empty()
+        .then(|| Ahead::of(host, &env, &found));
     for found in found {
         let known = before.entry(&found.folder);
-        let marks = Marks::of(&found.path);
+        let prepared = ahead.as_mut().and_then(Ahead::next);
+        let (marks, checked) = prepared.unwrap_or_else(|| (Marks::of(&found.path), None));
         match known {
             Some(known) if !is_due(known, &marks, &env, scope, &next) => {
                 next.entries.push(known.clone())
             }
             _ => {
-                let (entry, what) = attempt(host, &env, known, found, marks, &mut next);
+                let (entry, what) = attempt(host, &env, known, found, (marks, checked), &mut next);
                 changes.push(Change {
                     folder: entry.folder.clone(),
                     what,
@@ -159,6 +167,67 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
         host.retire(old.clone());
     }
     Ok(changes)
+}
+
+/// The files of an extension as they were before its library was copied, and the copy, if it has been taken.
+type Prepared = (Marks, Option<Result<Checked, Reason>>);
+
+/// Copies and checks libraries before their turn comes to be opened, on other threads: with many extensions, this is most of
+/// what a start takes, and opening them is one after the other in any case, for the system's loader has one lock.
+struct Ahead {
+    /// The first lane has the first library of each round, the second the second; there is one for each core.
+    lanes: Vec<Receiver<Prepared>>,
+    turn: usize,
+}
+
+impl Ahead {
+    fn of(host: &Arc<Host>, env: &Env, found: &[Found]) -> Self {
+        /// More would only get into each other's way at the disk.
+        const LANES_MAX: usize = 8;
+        /// How many copies of a lane may wait.
+        const WAITING_MAX: usize = 32;
+        let to_prepare = |found: &Found| {
+            let discovered = found.outcome.as_ref().ok();
+            let loadable = discovered.filter(|discovered| discovered.manifest.is_enabled(env));
+            let library = loadable.map(|discovered| discovered.library.clone());
+            (found.path.clone(), library)
+        };
+        let all: Arc<[_]> = found.iter().map(to_prepare).collect();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = cores.min(LANES_MAX).min(all.len());
+        let lane = |number: usize| {
+            let (give, take) = sync_channel(WAITING_MAX);
+            let (host, all) = (host.clone(), all.clone());
+            let work = move || {
+                for (folder, library) in all.iter().skip(number).step_by(count) {
+                    let marks = Marks::of(folder);
+                    let check = |library: &PathBuf| {
+                        Checked::of(library, &host.copies, host.config.allow_panic_abort)
+                    };
+                    // An error says that nobody waits any more.
+                    if give.send((marks, library.as_ref().map(check))).is_err() {
+                        return;
+                    }
+                }
+            };
+            // Where there can be no thread, the lane is closed, and its libraries are copied when their turn comes.
+            let _ = std::thread::Builder::new()
+                .name("copy".to_owned())
+                .spawn(work);
+            take
+        };
+        Self {
+            lanes: (0..count).map(lane).collect(),
+            turn: 0,
+        }
+    }
+
+    /// What has been done for the next extension.
+    fn next(&mut self) -> Option<Prepared> {
+        let lane = self.lanes.get(self.turn % self.lanes.len().max(1))?;
+        self.turn += 1;
+        lane.recv().ok()
+    }
 }
 
 /// Reads the environment anew, brings the snapshot in line, and writes what has changed.
@@ -222,7 +291,7 @@ fn attempt(
     env: &Env,
     known: Option<&Entry>,
     found: Found,
-    marks: Marks,
+    (marks, checked): Prepared,
     next: &mut Registry,
 ) -> (Entry, What) {
     let Found {
@@ -246,15 +315,7 @@ fn attempt(
     }
     let generation = before.map_or(1, |before| before.generation + 1);
     let loaded = outcome.and_then(|discovered| {
-        let made = Extension::create(
-            &folder,
-            &path,
-            discovered,
-            generation,
-            env,
-            &host.copies,
-            host,
-        );
+        let made = Extension::create(&folder, &path, discovered, checked, generation, env, host);
         let mounted = made.and_then(|extension| {
             let state = next
                 .mount(&extension, &host.config)

@@ -341,11 +341,7 @@ pub fn json_with(status: StatusCode, value: &impl Serialize) -> Response<Body> {
 
 /// A text answer.
 pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
-    with_type(
-        status,
-        TEXT,
-        text.into(),
-    )
+    with_type(status, TEXT, text.into())
 }
 
 fn with_type(status: StatusCode, content_type: HeaderValue, body: String) -> Response<Body> {

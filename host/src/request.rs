@@ -49,7 +49,7 @@ pub struct Shared {
     params: SmallVec<[abi::ext_field; 4]>,
     url: Url,
     method: Method,
-    peer: String,
+    peer: Vec<u8>,
     id: Option<RequestId>,
     body: Bytes,
     body_length: Option<u64>,
@@ -258,17 +258,25 @@ pub struct Requests {
     ids: Ids,
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Request ids: a random beginning for each worker, then a count.
 struct Ids {
-    prefix: u32,
+    /// With the beginning's digits.
+    prefix: [u8; 16],
     next: Cell<u32>,
 }
 
 impl Default for Ids {
     fn default() -> Self {
         use std::hash::{BuildHasher, Hasher};
+        let beginning = std::hash::RandomState::new().build_hasher().finish();
+        let mut prefix = [0; 16];
+        for (place, digit) in prefix.iter_mut().enumerate() {
+            *digit = HEX[(beginning >> (60 - 4 * place)) as usize & 15];
+        }
         Self {
-            prefix: std::hash::RandomState::new().build_hasher().finish() as u32,
+            prefix,
             next: Cell::new(0),
         }
     }
@@ -284,10 +292,9 @@ impl Requests {
     pub fn next_id(&self) -> RequestId {
         let next = self.ids.next.get();
         self.ids.next.set(next.wrapping_add(1));
-        let number = u64::from(self.ids.prefix) << 32 | u64::from(next);
-        let mut digits = [0; 16];
-        for (place, digit) in digits.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 15];
+        let mut digits = self.ids.prefix;
+        for (place, digit) in digits[8..].iter_mut().enumerate() {
+            *digit = HEX[(next >> (28 - 4 * place)) as usize & 15];
         }
         RequestId(digits)
     }
@@ -316,8 +323,9 @@ pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
                 let payload = request.take_payload();
                 // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the
                 // connection ends. Asking does not change what its body is.
-                let ends_after =
-                    asks_for_websocket(&request.head().headers).then(|| length.unwrap_or(0));
+                let ends_after = (!matches!(payload, Payload::None)
+                    && asks_for_websocket(&request.head().headers))
+                .then(|| length.unwrap_or(0));
                 let has_body = !matches!(payload, Payload::None) && ends_after != Some(0);
                 local.payload = has_body
                     .then(|| Incoming::new(payload, body_bytes_max).ending_after(ends_after));
@@ -381,7 +389,7 @@ impl Shared {
                 path_len: 0,
             },
             method: Method::GET,
-            peer: String::new(),
+            peer: Vec::new(),
             id: None,
             body: Bytes::new(),
             body_length: None,
@@ -423,8 +431,8 @@ impl Shared {
             query: lend::option(query),
             params: self.params.as_ptr(),
             param_count: self.params.len(),
-            peer: lend::text(&self.peer),
-            id: lend::text(self.id()),
+            peer: lend::bytes(&self.peer),
+            id: lend::option_bytes(self.id.as_ref().map(|id| &id.0[..])),
             deadline_ms: self.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             body_length: self.body_length.map_or(-1, |length| length as i64),
             body: lend::EMPTY_BUFFER,

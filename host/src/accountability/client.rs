@@ -1,6 +1,7 @@
 //! Where a request comes from: the peer, or whom a trusted proxy names.
 
 use std::fmt::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 
@@ -122,10 +123,10 @@ impl fmt::Display for IpText {
 }
 
 /// Writes "address:port" as std does.
-pub fn write_peer(text: &mut String, peer: SocketAddr) {
+pub fn write_peer(text: &mut Vec<u8>, peer: SocketAddr) {
     if let IpAddr::V4(_) = peer.ip() {
-        text.push_str(&IpText::new(peer.ip()));
-        text.push(':');
+        text.extend_from_slice(IpText::new(peer.ip()).as_bytes());
+        text.push(b':');
         let mut digits = [0; 5];
         let (mut start, mut left) = (digits.len(), peer.port());
         loop {
@@ -136,10 +137,10 @@ pub fn write_peer(text: &mut String, peer: SocketAddr) {
                 break;
             }
         }
-        text.push_str(std::str::from_utf8(&digits[start..]).unwrap_or_default());
+        text.extend_from_slice(&digits[start..]);
     } else {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{peer}");
+        // Writing to a Vec does not fail.
+        let _ = io::Write::write_fmt(text, format_args!("{peer}"));
     }
 }
 
@@ -159,7 +160,9 @@ impl HeaderText {
     pub fn new(value: &HeaderValue, bytes_max: usize) -> HeaderText {
         let length = value.len().min(bytes_max);
         let bytes = &value.as_bytes()[..length];
-        HeaderText(if bytes.is_ascii() {
+        // Without an early end, so that sixteen bytes are one step.
+        let is_ascii = bytes.iter().fold(0, |all, byte| all | byte) < 0x80;
+        HeaderText(if is_ascii {
             Text::Shared(value.clone(), length)
         } else {
             Text::Own(String::from_utf8_lossy(bytes).into_owned())
@@ -262,9 +265,9 @@ mod tests {
             "[::ffff:192.0.2.7]:10",
         ] {
             let peer: SocketAddr = peer.parse().unwrap();
-            let mut text = String::new();
+            let mut text = Vec::new();
             write_peer(&mut text, peer);
-            assert_eq!(text, peer.to_string());
+            assert_eq!(text, peer.to_string().into_bytes());
             assert_eq!(
                 &*IpText::new(peer.ip()),
                 peer.ip().to_canonical().to_string()

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::credential::{
-    QUERY_PARAMETER, REFRESH_COOKIE, SESSION_COOKIE, cookie, decode, token_parameter,
+    QUERY_PARAMETER, REFRESH_COOKIE, SESSION_COOKIE, cookie, decode, may_be_directus,
+    token_parameter,
 };
 
 /// Removes every `access_token` from the query of a URL (path and query, as sent), in whatever way its name is encoded,
@@ -46,10 +47,7 @@ pub fn redact_headers(headers: &mut HeaderMap, keep_basic: bool) {
             (keep_basic && is_basic(value)).then_some(Cow::Borrowed(value))
         });
     }
-    if headers
-        .get_all(header::COOKIE)
-        .any(|value| value.as_bytes().split(is_semicolon).any(is_ours))
-    {
+    if headers.get_all(header::COOKIE).any(holds_ours) {
         filter(headers, header::COOKIE, redact_cookies);
     }
     if headers
@@ -91,6 +89,10 @@ fn is_basic(value: &[u8]) -> bool {
 
 fn is_semicolon(byte: &u8) -> bool {
     *byte == b';'
+}
+
+fn holds_ours(value: &HeaderValue) -> bool {
+    may_be_directus(value.as_bytes()) && value.as_bytes().split(is_semicolon).any(is_ours)
 }
 
 fn is_ours(part: &[u8]) -> bool {

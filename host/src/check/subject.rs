@@ -205,7 +205,7 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, LoadError> {
     );
     let env = host.env.load_full();
     let mut registry = Registry::default();
-    let made = Extension::create(&folder, &path, discovered, 1, &env, &host.copies, host);
+    let made = Extension::create(&folder, &path, discovered, None, 1, &env, host);
     let mounted = made.and_then(|extension| {
         let state = registry.mount(&extension, &host.config)?;
         registry.entries.push(crate::registry::Entry {

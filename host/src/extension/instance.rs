@@ -1,6 +1,7 @@
 //! UNSAFE: an extension's instance: made, called, stopped and destroyed by its hooks.
 #![expect(unsafe_code, reason = "hooks are function pointers of foreign code")]
 
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use extension_api::abi::*;
 use super::context::{Context, Declared};
 use super::discovery::Discovered;
 use super::error::{ID_BYTES_MAX, Reason};
-use super::library::{self, Copies, Loaded};
+use super::library::{Checked, Loaded};
 use super::manifest::Manifest;
 use super::routes::{Mark, Routes};
 use crate::callbacks::CALLBACKS;
@@ -69,7 +70,8 @@ unsafe impl Send for Instance {}
 unsafe impl Sync for Instance {}
 
 impl Extension {
-    /// Loads the library and makes the instance. May block for a while: not for a worker.
+    /// Loads the library and makes the instance. May block for a while: not for a worker. `ahead` is the library where it
+    /// has been copied and checked already.
     ///
     /// # Errors
     /// Each reason for which the extension cannot be served.
@@ -77,15 +79,17 @@ impl Extension {
         folder: &str,
         path: &Path,
         discovered: Discovered,
+        ahead: Option<Result<Checked, Reason>>,
         generation: u64,
         env: &Env,
-        copies: &Copies,
         host: &Arc<Host>,
     ) -> Result<Arc<Self>, Reason> {
         let Discovered { manifest, library } = discovered;
         let context = Context::new(folder, &manifest, env, host)?;
-        let Loaded { entry, about, copy } =
-            library::load(&library, copies, host.config.allow_panic_abort)?;
+        let allow_panic_abort = host.config.allow_panic_abort;
+        let Loaded { entry, about, copy } = ahead
+            .unwrap_or_else(|| Checked::of(&library, &host.copies, allow_panic_abort))?
+            .open()?;
         let create = entry.create.ok_or(Reason::MissingHook {
             library: library.clone(),
             hook: "create",
@@ -279,7 +283,8 @@ fn mountable(
     folder: &str,
     declared: Vec<(String, Vec<super::routes::Route>)>,
 ) -> Result<Vec<Endpoint>, Reason> {
-    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(declared.len());
+    let mut ids = HashSet::with_capacity(declared.len());
     for (id, routes) in declared {
         let id = if id.is_empty() { folder.to_owned() } else { id };
         let is_well_formed = id.len() <= ID_BYTES_MAX
@@ -293,7 +298,7 @@ fn mountable(
         if RESERVED.contains(&id.as_str()) {
             return Err(Reason::ReservedId { id });
         }
-        if endpoints.iter().any(|endpoint| endpoint.id == id) {
+        if !ids.insert(id.clone()) {
             return Err(Reason::DuplicateId {
                 id,
                 first: folder.to_owned(),

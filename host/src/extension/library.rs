@@ -105,15 +105,51 @@ pub struct Loaded {
     pub copy: PathBuf,
 }
 
-/// Takes a private copy of the library, checks it before a line of it runs, and loads it.
-///
-/// # Errors
-/// Each reason for which a file is not an extension for this host.
-pub fn load(library: &Path, copies: &Copies, allow_panic_abort: bool) -> Result<Loaded, Reason> {
-    let copy = copies.copy(library)?;
-    let about = gate::check_copy(&copy, library, allow_panic_abort).inspect_err(|_| {
-        let _ = fs::remove_file(&copy);
-    })?;
+/// A private copy of a library that may be loaded; not a line of it has run. Removed by a drop, unless it is opened.
+pub struct Checked {
+    /// The file that the operator knows.
+    library: PathBuf,
+    copy: Option<PathBuf>,
+    about: Option<gate::Entry>,
+}
+
+impl Checked {
+    /// Takes a private copy of the library and checks it.
+    ///
+    /// # Errors
+    /// Each reason for which a file is not an extension for this host.
+    pub fn of(library: &Path, copies: &Copies, allow_panic_abort: bool) -> Result<Self, Reason> {
+        let copy = copies.copy(library)?;
+        let mut checked = Self {
+            library: library.to_owned(),
+            copy: Some(copy.clone()),
+            about: None,
+        };
+        checked.about = Some(gate::check_copy(&copy, library, allow_panic_abort)?);
+        Ok(checked)
+    }
+
+    /// Loads it.
+    ///
+    /// # Errors
+    /// Where the system's loader does not want it.
+    pub fn open(mut self) -> Result<Loaded, Reason> {
+        let copy = self.copy.take().expect("only a drop takes it, too");
+        let about = self.about.take().expect("`of` sets it");
+        open(&self.library, copy, about)
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        if let Some(copy) = &self.copy {
+            // It would only fill the disk.
+            let _ = fs::remove_file(copy);
+        }
+    }
+}
+
+fn open(library: &Path, copy: PathBuf, about: gate::Entry) -> Result<Loaded, Reason> {
     let failed = |cause: libloading::Error| {
         // What the loader said stands in the source alone.
         let said = std::error::Error::source(&cause).map_or(cause.to_string(), ToString::to_string);
