@@ -123,7 +123,7 @@ fn look_up(criterion: &mut Criterion) {
 
 /// All headers of a request as the fields of the ABI, of which an extension that asks for all gets a list.
 fn snapshot(criterion: &mut Criterion) {
-    let mut request = TestRequest::get();
+    let mut request = TestRequest::default();
     for number in 0..15 {
         request.insert_header((format!("x-header-{number}"), "a value of usual length"));
     }

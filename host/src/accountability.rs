@@ -380,6 +380,10 @@ impl Drop for Done<'_> {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one call, where a box would cost each request an allocation"
+)]
 enum LookUp {
     Now(Result<Accountability, Refusal>),
     Later(oneshot::Receiver<Outcome>),

@@ -124,7 +124,7 @@ impl fmt::Display for IpText {
 
 /// Writes "address:port" as std does.
 pub fn write_peer(text: &mut Vec<u8>, peer: SocketAddr) {
-    if let IpAddr::V4(_) = peer.ip() {
+    if peer.ip().is_ipv4() {
         text.extend_from_slice(IpText::new(peer.ip()).as_bytes());
         text.push(b':');
         let mut digits = [0; 5];
