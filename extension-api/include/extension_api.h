@@ -315,8 +315,8 @@ typedef struct ext_callbacks {
     /* Gives the request up, unanswered: the caller gets a 500. */
     ext_status (*drop)(ext_request request);
 
-    /* Completes when the request is over for the host: EXT_CANCELLED where the client left or the time ran out before
-     * the extension finished it (finish it soon, best by `drop`), EXT_OK otherwise. Once a request. */
+    /* Completes when the request is over: with EXT_OK soon after the extension has finished it, with EXT_CANCELLED where the
+     * client left or the time ran out before that (finish it soon, best by `drop`). Once a request. */
     ext_status (*watch)(ext_request request, ext_completion completion);
 
     /* -- time and threads: any thread. On a worker, the completion is called on that worker; elsewhere, on that of `request`

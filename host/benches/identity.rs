@@ -10,6 +10,7 @@ use extension_host::accountability::own::known;
 use extension_host::accountability::{Authority, Identified};
 use extension_host::config::Config;
 use extension_host::config::values::Secret;
+use extension_host::noted::Noted;
 
 fn headers(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -21,7 +22,9 @@ fn headers(token: &str) -> HeaderMap {
 
 fn identify(authority: &Authority, headers: &HeaderMap) -> Identified {
     let peer = Some(std::net::Ipv4Addr::LOCALHOST.into());
-    authority.identify(headers, "/twilio/a?b=c", peer, SystemTime::now(), None)
+    let query = Some("b=c");
+    let noted = Noted::of(headers, query, false);
+    authority.identify(headers, &noted, query, peer, SystemTime::now, None)
 }
 
 /// Asks until the answer is there without waiting, as it is for every request but the first.

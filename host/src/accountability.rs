@@ -28,17 +28,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
-use actix_http::header::{self, HeaderMap};
+use actix_http::header::HeaderMap;
 use ring::hmac;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::config;
 use crate::config::values::TrustProxy;
+use crate::noted::Noted;
 use crate::store::{Place, Store, StoreError};
 use crate::upstream::Upstream;
 use attempts::Attempts;
 use cache::{Cache, Outcome};
-use client::{HeaderText, IpText};
 use credential::Credential;
 use directus::Directus;
 use directus_database::DirectusDatabase;
@@ -55,10 +55,7 @@ pub const ADMIN_TOKEN_USER: &str = "00000000-0000-0000-0000-000000000001";
 /// The role of that user, for extensions that look for one.
 pub const ADMIN_TOKEN_ROLE: &str = "00000000-0000-0000-0000-000000000002";
 
-/// As much of a User-Agent header as is kept, as in Directus.
-const USER_AGENT_BYTES_MAX: usize = 1024;
-
-/// Who asks. Without a user: anonymous.
+/// Who asks. Without a user: anonymous. Shared by all requests with the same token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accountability {
     /// The user's id.
@@ -73,12 +70,6 @@ pub struct Accountability {
     pub admin: bool,
     /// Whether the user may use Directus's app.
     pub app: bool,
-    /// The client's address.
-    pub ip: Option<IpText>,
-    /// The client's program.
-    pub user_agent: Option<HeaderText>,
-    /// The site that made the client ask.
-    pub origin: Option<HeaderText>,
     /// The session that the user's token belongs to.
     pub session: Option<Arc<str>>,
 }
@@ -94,6 +85,8 @@ struct Sources {
     directus: Option<Arc<Directus>>,
     trust_proxy: TrustProxy,
     cache: Arc<Cache>,
+    /// Whoever shows no credential.
+    anonymous: Arc<Accountability>,
     store: Option<Store>,
     attempts: Attempts,
     /// How many passwords are checked at once: each takes a core and 46 MiB for some 30 ms.
@@ -172,6 +165,7 @@ impl Authority {
             directus,
             trust_proxy: auth.trust_proxy.clone(),
             cache,
+            anonymous: Arc::default(),
             store,
             attempts: Attempts::new(auth.login_failures_max),
             turns: Semaphore::new(PASSWORDS_AT_ONCE),
@@ -209,44 +203,29 @@ impl Authority {
         client::address(&self.0.trust_proxy, peer, headers)
     }
 
-    /// Says who asks: at once where the token is known, or where no source has to be waited for. `url` is the request's path
-    /// and query as sent, `peer` the other end of the connection, `upstream` the worker's way to other servers.
+    /// Says who asks: at once where the token is known, or where no source has to be waited for. `query` is the request's as
+    /// sent, `ip` where it comes from, `upstream` the worker's way to other servers.
     ///
     /// # Errors
     /// Where there is a credential and it is not good: such a request is answered with the error, on every route.
     pub fn identify(
         &self,
         headers: &HeaderMap,
-        url: &str,
-        peer: Option<IpAddr>,
-        now: SystemTime,
+        noted: &Noted,
+        query: Option<&str>,
+        ip: Option<IpAddr>,
+        now: impl FnOnce() -> SystemTime,
         upstream: Option<&Rc<Upstream>>,
     ) -> Identified {
-        let ip = peer.map(|peer| self.address(headers, peer));
-        let context = || Accountability {
-            ip: ip.map(IpText::new),
-            user_agent: headers
-                .get(header::USER_AGENT)
-                .map(|value| HeaderText::new(value, USER_AGENT_BYTES_MAX)),
-            origin: headers
-                .get(header::ORIGIN)
-                .map(|value| HeaderText::new(value, usize::MAX)),
-            ..Accountability::default()
-        };
-        let credential = match credential::presented(headers, url) {
-            Ok(None) => return Identified::Now(Ok(context())),
+        let credential = match credential::presented(headers, noted, query) {
+            Ok(None) => return Identified::Now(Ok(self.0.anonymous.clone())),
             Ok(Some(credential)) => credential,
             Err(error) => return Identified::Now(Err(error)),
         };
         let place = credential.place;
-        match self.look_up(&credential, ip, now, upstream) {
-            LookUp::Now(found) => Identified::Now(finish(found, place, context())),
-            LookUp::Later(answer) => Identified::Later(Answer {
-                answer,
-                ip,
-                place,
-                context: context(),
-            }),
+        match self.look_up(&credential, ip, now(), upstream) {
+            LookUp::Now(found) => Identified::Now(found.map_err(|refusal| at(place, refusal))),
+            LookUp::Later(answer) => Identified::Later(Answer { answer, ip, place }),
         }
     }
 
@@ -380,19 +359,15 @@ impl Drop for Done<'_> {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for one call, where a box would cost each request an allocation"
-)]
 enum LookUp {
-    Now(Result<Accountability, Refusal>),
+    Now(Result<Arc<Accountability>, Refusal>),
     Later(oneshot::Receiver<Outcome>),
 }
 
 /// Who asks, or who will tell.
 pub enum Identified {
     /// It is known.
-    Now(Result<Accountability, AuthError>),
+    Now(Result<Arc<Accountability>, AuthError>),
     /// A source has been asked.
     Later(Answer),
 }
@@ -402,39 +377,25 @@ pub struct Answer {
     answer: oneshot::Receiver<Outcome>,
     ip: Option<IpAddr>,
     place: credential::Place,
-    context: Accountability,
 }
 
 impl Future for Answer {
-    type Output = Result<Accountability, AuthError>;
+    type Output = Result<Arc<Accountability>, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answered = std::task::ready!(Pin::new(&mut self.answer).poll(cx));
         // Dropped without an answer: the look-up failed in a way that it could not tell.
         let outcome = answered.unwrap_or(Err(Refusal::Unavailable));
         let found = outcome.and_then(|known| known.at(self.ip));
-        let context = std::mem::take(&mut self.context);
-        Poll::Ready(finish(found, self.place, context))
+        Poll::Ready(found.map_err(|refusal| at(self.place, refusal)))
     }
 }
 
-/// Puts together what the token says and what the request says.
-fn finish(
-    found: Result<Accountability, Refusal>,
-    place: credential::Place,
-    context: Accountability,
-) -> Result<Accountability, AuthError> {
-    match found {
-        Ok(who) => Ok(Accountability {
-            ip: context.ip,
-            user_agent: context.user_agent,
-            origin: context.origin,
-            ..who
-        }),
-        Err(refusal) => Err(AuthError {
-            refusal,
-            clear_cookie: place == credential::Place::Cookie && refusal.is_final(),
-        }),
+/// What a credential that is refused is answered with, by where it stood.
+fn at(place: credential::Place, refusal: Refusal) -> AuthError {
+    AuthError {
+        refusal,
+        clear_cookie: place == credential::Place::Cookie && refusal.is_final(),
     }
 }
 
@@ -482,7 +443,7 @@ impl From<StoreError> for IdentityError {
 struct AdminToken {
     key: hmac::Key,
     tag: hmac::Tag,
-    who: Accountability,
+    who: Arc<Accountability>,
 }
 
 impl AdminToken {
@@ -493,7 +454,7 @@ impl AdminToken {
         let tag = hmac::sign(&key, token.as_bytes());
         let role: Arc<str> = ADMIN_TOKEN_ROLE.into();
         let who = match administrator {
-            Some(administrator) => administrator.who.clone(),
+            Some(administrator) => (*administrator.who).clone(),
             None => Accountability {
                 user: Some(ADMIN_TOKEN_USER.into()),
                 role: Some(role.clone()),
@@ -501,11 +462,11 @@ impl AdminToken {
                 ..Accountability::default()
             },
         };
-        let who = Accountability {
+        let who = Arc::new(Accountability {
             admin: true,
             app: true,
             ..who
-        };
+        });
         AdminToken { key, tag, who }
     }
 
@@ -646,7 +607,7 @@ impl std::error::Error for AuthError {}
 mod tests {
     use std::time::Duration;
 
-    use actix_http::header::{HeaderName, HeaderValue};
+    use actix_http::header::{self, HeaderName, HeaderValue};
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -670,7 +631,7 @@ mod tests {
     }
 
     /// Without a store and a Directus, every answer is there at once.
-    fn at_once(identified: Identified) -> Result<Accountability, AuthError> {
+    fn at_once(identified: Identified) -> Result<Arc<Accountability>, AuthError> {
         match identified {
             Identified::Now(answer) => answer,
             Identified::Later(_) => panic!("there is nobody to wait for"),
@@ -704,44 +665,45 @@ mod tests {
         sign(HS256, payload, SECRET)
     }
 
-    fn ask_with(headers: &[(HeaderName, &str)], url: &str) -> Result<Accountability, AuthError> {
+    fn ask_with(
+        headers: &[(HeaderName, &str)],
+        url: &str,
+    ) -> Result<Arc<Accountability>, AuthError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name.clone(), HeaderValue::from_str(value).unwrap());
         }
         let peer = Some("127.0.0.1".parse().unwrap());
-        at_once(authority().identify(&map, url, peer, now(), None))
+        let query = url.split_once('?').map(|(_, query)| query);
+        let noted = Noted::of(&map, query, false);
+        at_once(authority().identify(&map, &noted, query, peer, now, None))
     }
 
-    fn ask(authorization: &str) -> Result<Accountability, AuthError> {
+    fn ask(authorization: &str) -> Result<Arc<Accountability>, AuthError> {
         ask_with(&[(header::AUTHORIZATION, authorization)], "/twilio/x")
     }
 
-    fn bearer(token: &str) -> Result<Accountability, AuthError> {
+    fn bearer(token: &str) -> Result<Arc<Accountability>, AuthError> {
         ask(&format!("Bearer {token}"))
     }
 
-    fn query(query: &str) -> Result<Accountability, AuthError> {
+    fn query(query: &str) -> Result<Arc<Accountability>, AuthError> {
         ask_with(&[], &format!("/twilio/x?{query}"))
     }
 
-    fn cookie(cookie: &str) -> Result<Accountability, AuthError> {
+    fn cookie(cookie: &str) -> Result<Arc<Accountability>, AuthError> {
         ask_with(&[(header::COOKIE, cookie)], "/twilio/x")
     }
 
-    fn is_admin(who: Result<Accountability, AuthError>) -> bool {
+    fn is_admin(who: Result<Arc<Accountability>, AuthError>) -> bool {
         who.unwrap().admin
     }
 
-    fn is_anonymous(who: Result<Accountability, AuthError>) -> bool {
-        let nobody = Accountability {
-            ip: Some(IpText::new("127.0.0.1".parse().unwrap())),
-            ..Accountability::default()
-        };
-        who.unwrap() == nobody
+    fn is_anonymous(who: Result<Arc<Accountability>, AuthError>) -> bool {
+        *who.unwrap() == Accountability::default()
     }
 
-    fn refused(who: Result<Accountability, AuthError>) -> Refusal {
+    fn refused(who: Result<Arc<Accountability>, AuthError>) -> Refusal {
         who.unwrap_err().refusal
     }
 
@@ -928,9 +890,10 @@ mod tests {
             assert_eq!(
                 refused(at_once(authority.identify(
                     &headers,
-                    "/",
+                    &Noted::of(&headers, None, false),
                     None,
-                    now(),
+                    None,
+                    now,
                     None
                 ))),
                 Refusal::InvalidToken
@@ -1027,7 +990,7 @@ mod tests {
     fn a_user_without_role_has_none() {
         let who = bearer(&jwt(&claims("").replace(&format!("\"{ROLE}\""), "null"))).unwrap();
         assert_eq!(
-            (who.user.as_deref(), who.role, who.roles.len()),
+            (who.user.as_deref(), who.role.clone(), who.roles.len()),
             (Some(USER), None, 0)
         );
     }
@@ -1073,19 +1036,6 @@ mod tests {
         );
         let payload = claims(&format!(r#","pad":"{long}""#));
         assert_eq!(refused(bearer(&jwt(&payload))), Refusal::InvalidCredentials);
-    }
-
-    #[test]
-    fn where_a_request_comes_from_is_known() {
-        let lines = [
-            (header::USER_AGENT, "curl/8"),
-            (header::ORIGIN, "https://x"),
-            (header::X_FORWARDED_FOR, "1.1.1.1"),
-        ];
-        let who = ask_with(&lines, "/x").unwrap();
-        assert_eq!(who.user_agent.as_deref(), Some("curl/8"));
-        assert_eq!(who.origin.as_deref(), Some("https://x"));
-        assert_eq!(who.ip.as_deref(), Some("127.0.0.1"));
     }
 
     #[test]

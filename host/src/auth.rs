@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_http::header::{self, HeaderMap, HeaderValue};
@@ -41,7 +42,7 @@ pub fn serves(path: &str) -> bool {
 pub async fn serve(
     worker: &Rc<Worker>,
     mut request: Request,
-    who: Accountability,
+    who: Arc<Accountability>,
 ) -> Response<Body> {
     let target = below_mount(request.uri(), 0);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -249,7 +250,7 @@ impl Desk<'_> {
         };
         let mut known = known(user);
         if mode == Mode::Session {
-            known.who.session = Some(token.into());
+            Arc::make_mut(&mut known.who).session = Some(token.into());
         }
         let ttl = Duration::from_millis(expires);
         let access = self.authority.jwt().sign(&known, SystemTime::now(), ttl);

@@ -698,11 +698,14 @@ unsafe extern "C" fn sleep(
     }
     let place = Place(op, remote.is_current());
     on_worker(&remote, completion, move |worker, completion| {
+        let time = std::time::Duration::from_millis(ms);
         let work = async move {
-            actix_rt::time::sleep(std::time::Duration::from_millis(ms)).await;
+            actix_rt::time::sleep(time).await;
             Outcome::OK
         };
-        begin(worker, &ctx, request, completion, None, place, work)
+        begin(worker, &ctx, request, completion, place, |completion| {
+            operation::start(worker, request, completion, None, None, work)
+        })
     })
 }
 
@@ -726,15 +729,14 @@ fn begin(
     ctx: &Arc<Context>,
     request: Option<request::Handle>,
     mut completion: Completion,
-    upload: Option<operation::Upload>,
     place: Place,
-    work: impl Future<Output = Outcome> + 'static,
+    start: impl FnOnce(Completion) -> operation::Handle,
 ) -> Result<(), (Completion, ext_status)> {
     let Some(flight) = ctx.hold().filter(|_| !worker.is_ending()) else {
         return Err((completion, EXT_GONE));
     };
     completion.hold(flight);
-    let operation = operation::start(worker, completion, upload, work);
+    let operation = start(completion);
     place.put(operation);
     let is_bound = match request {
         Some(request) => request.bind(operation),
@@ -833,13 +835,16 @@ unsafe extern "C" fn fetch(
             return Err((completion, EXT_GONE));
         };
         let caller = worker.clone();
+        let patience = worker.upstream.patience(&call.limits);
         let work = async move {
             match caller.upstream.call(call, body).await {
                 Ok(answer) => Outcome::fetched(fetched::keep(&caller, answer, flight)),
                 Err(failed) => Outcome::failed_because(failed.status, failed.message),
             }
         };
-        begin(worker, &ctx, request, completion, upload, place, work)
+        begin(worker, &ctx, request, completion, place, |completion| {
+            operation::start(worker, request, completion, upload, patience, work)
+        })
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,60 +10,86 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use actix_http::header::HeaderName;
-use actix_http::{Method, Request, Response, Version};
+use actix_http::{ConnectionType, Method, Payload, Request, Response, Version};
 use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
 use futures_core::future::LocalBoxFuture;
-use smallvec::SmallVec;
 
 use crate::accountability::{Accountability, Identified, redact};
 use crate::auth;
 use crate::callbacks::lend;
 use crate::config::values::Require;
+use crate::connection::{Connection, InHand};
+use crate::deadline::Late;
 use crate::extension::Extension;
 use crate::extension::context::Closed;
 use crate::extension::routes::{Found, Mark};
 use crate::log::{self, Level};
+use crate::noted::Noted;
 use crate::own::{self, Served};
 use crate::registry::Mount;
 use crate::reply::{self, Body, Refusal, refuse};
-use crate::request::{self, ClientSide, Opening, RequestId, Url, below_mount, content_length};
+use crate::request::{self, ClientSide, Opening, Params, RequestId, Url, below_mount};
 use crate::worker::{Worker, with_current};
 
 /// Serves one request.
-pub fn serve(worker: &Rc<Worker>, request: Request) -> Answer {
-    let id = worker.requests.next_id();
+pub fn serve(worker: &Rc<Worker>, mut request: Request) -> Answer {
+    let connection = worker.connections.current();
+    let connection = connection.unwrap_or_else(|| Connection::of_peer(request.peer_addr()));
+    let has_body = !matches!(request.payload(), Payload::None);
+    let in_hand = connection.begin(has_body);
+    let headers = &request.head().headers;
+    let asked = Asked {
+        id: worker.requests.next_id(),
+        noted: Noted::of(headers, request.uri().query(), has_body),
+        ip: worker
+            .host
+            .authority
+            .address(headers, connection.peer().ip()),
+        connection,
+    };
     let access = Access::begin(worker, &request);
     let is_head = *request.method() == Method::HEAD;
     let knows_chunks = request.version() >= Version::HTTP_11;
-    let state = handle(worker, request, id).unwrap_or_else(|response| State::Ready(Some(response)));
+    let state = handle(worker, request, &asked);
+    let state = state.unwrap_or_else(|response| State::Ready(Some(response)));
     Answer {
         state,
-        id,
+        id: asked.id,
+        in_hand: Some(in_hand),
         is_head,
         knows_chunks,
         access,
     }
 }
 
+/// What is known of a request before anything is done about it.
+#[derive(Clone)]
+struct Asked {
+    id: RequestId,
+    noted: Noted,
+    connection: Rc<Connection>,
+    /// Where it comes from: the peer, or whom a trusted proxy names.
+    ip: IpAddr,
+}
+
 /// Finds out who asks for what, and has it handled; the error is the answer where it comes to nothing.
-fn handle(worker: &Rc<Worker>, request: Request, id: RequestId) -> Result<State, Response<Body>> {
-    let target = below_mount(request.uri(), 0);
-    let peer = request.peer_addr().map(|peer| peer.ip());
+fn handle(worker: &Rc<Worker>, request: Request, asked: &Asked) -> Result<State, Response<Body>> {
     let identified = worker.host.authority.identify(
         &request.head().headers,
-        target,
-        peer,
-        SystemTime::now(),
+        &asked.noted,
+        request.uri().query(),
+        Some(asked.ip),
+        SystemTime::now,
         Some(&worker.upstream),
     );
     match identified {
-        Identified::Now(Ok(who)) => handle_as(worker, request, id, who),
+        Identified::Now(Ok(who)) => handle_as(worker, request, asked, who),
         Identified::Now(Err(error)) => Err(reply::unauthorized(&error)),
         Identified::Later(answer) => {
-            let worker = worker.clone();
+            let (worker, asked) = (worker.clone(), asked.clone());
             Ok(State::Later(Box::pin(async move {
                 let handled = match answer.await {
-                    Ok(who) => handle_as(&worker, request, id, who),
+                    Ok(who) => handle_as(&worker, request, &asked, who),
                     Err(error) => Err(reply::unauthorized(&error)),
                 };
                 handled.unwrap_or_else(|response| State::Ready(Some(response)))
@@ -76,29 +102,16 @@ fn handle(worker: &Rc<Worker>, request: Request, id: RequestId) -> Result<State,
 fn handle_as(
     worker: &Rc<Worker>,
     mut request: Request,
-    id: RequestId,
-    who: Accountability,
+    asked: &Asked,
+    who: Arc<Accountability>,
 ) -> Result<State, Response<Body>> {
     let target = below_mount(request.uri(), 0);
     let path = &target[..path_len(request.uri(), target)];
-    if auth::serves(path) {
-        let worker = worker.clone();
-        return Ok(State::Later(Box::pin(async move {
-            State::Ready(Some(auth::serve(&worker, request, who).await))
-        })));
-    }
-    match own::serve(&worker.host, request.method(), path, &who) {
-        None => {}
-        Some(Served::Now(response)) => return Ok(State::Ready(Some(response))),
-        Some(Served::Soon(answer)) => {
-            let state = async { State::Ready(Some(answer.await)) };
-            return Ok(State::Later(Box::pin(state)));
-        }
-    }
-    let (mount_id, url) = below(target, path);
+    let (mount_id, url) = below(target, path, asked.noted.may_hold_token);
     let registry = worker.host.registry.load();
     let Some(mount) = registry.find(mount_id) else {
-        return Err(not_found(path));
+        drop(registry);
+        return serve_own(worker, request, who);
     };
     if !is_let_in(&mount.require, &who) {
         return Err(refuse(&Refusal::Forbidden));
@@ -110,7 +123,7 @@ fn handle_as(
             None => not_found(path),
         })?;
     let extension = &mount.extension;
-    let declared = content_length(&request.head().headers);
+    let declared = asked.noted.content_length;
     if declared.is_some_and(|length| length > extension.body_bytes_max) {
         return Err(refuse(&Refusal::ContentTooLarge));
     }
@@ -120,25 +133,55 @@ fn handle_as(
         // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
         Err(Closed::Retired) => {
             drop(registry);
-            return handle_as(worker, request, id, who);
+            return handle_as(worker, request, asked, who);
         }
     };
-    redact::redact_headers(request.headers_mut(), extension.context.basic_auth);
+    redact::redact_headers(
+        request.headers_mut(),
+        &asked.noted,
+        extension.context.basic_auth,
+    );
+    let peer = asked.connection.peer().ip();
     let client = request::open(
         worker,
         Opening {
             request,
-            id,
+            id: asked.id,
             flight,
             url,
             params: route.params,
             accountability: who,
+            ip: (asked.ip != peer).then_some(asked.ip),
+            noted: asked.noted,
+            connection: asked.connection.clone(),
             timeout: extension.timeout,
             body_bytes_max: extension.body_bytes_max,
-            declared,
         },
     );
     Ok(call(worker, client, extension, route.mark, route.flags))
+}
+
+/// Serves what is no extension's: the host's own routes, whose names no extension can have.
+fn serve_own(
+    worker: &Rc<Worker>,
+    request: Request,
+    who: Arc<Accountability>,
+) -> Result<State, Response<Body>> {
+    let path = request.uri().path();
+    if auth::serves(path) {
+        let worker = worker.clone();
+        return Ok(State::Later(Box::pin(async move {
+            State::Ready(Some(auth::serve(&worker, request, who).await))
+        })));
+    }
+    match own::serve(&worker.host, request.method(), path, &who) {
+        None => Err(not_found(path)),
+        Some(Served::Now(response)) => Ok(State::Ready(Some(response))),
+        Some(Served::Soon(answer)) => {
+            let state = async { State::Ready(Some(answer.await)) };
+            Ok(State::Later(Box::pin(state)))
+        }
+    }
 }
 
 /// Calls the extension. An answer that it gives inside the call needs nothing else.
@@ -165,7 +208,10 @@ fn call(
     match client.take() {
         Ok(response) => State::Ready(Some(response)),
         Err(client) => {
-            request::await_answer(worker, client.handle(), extension.timeout);
+            if let Some(timeout) = extension.timeout {
+                let late = Late::Answer(client.handle());
+                worker.deadlines.set(Instant::now() + timeout, late);
+            }
             State::Waiting(Some(client))
         }
     }
@@ -221,16 +267,16 @@ impl Drop for Unseen {
 /// Path and query below the mount: "/twilio/2010/A.json?P=2" is for "twilio" and "/2010/A.json?P=2".
 ///
 /// Without credentials, so that they cannot be passed on by accident. `/twilio` and `/twilio?x` get the slash that they lack.
-/// `path` is what of `target` stands before the query.
-fn below<'a>(target: &'a str, path: &'a str) -> (&'a str, Url) {
+/// `path` is what of `target` stands before the query, which `may_hold_token`.
+fn below<'a>(target: &'a str, path: &'a str, may_hold_token: bool) -> (&'a str, Url) {
     let rest = path.strip_prefix('/').unwrap_or_default();
     let mount_end = rest.bytes().position(|byte| byte == b'/');
     let mount_end = mount_end.unwrap_or(rest.len());
     let mount_len = (mount_end + 1).min(path.len());
-    let mut whole = if path.len() == target.len() {
-        Cow::Borrowed(target)
-    } else {
+    let mut whole = if may_hold_token {
         redact::redact_url(target)
+    } else {
+        Cow::Borrowed(target)
     };
     let mut path_len = path.len() - mount_len;
     if path_len == 0 {
@@ -259,7 +305,7 @@ struct Matched {
     mark: Mark,
     flags: u32,
     /// Values point into the url, names into the route.
-    params: SmallVec<[ext_field; 4]>,
+    params: Params,
 }
 
 /// The error is the `Allow` of a path that other methods are served on, or nothing.
@@ -270,8 +316,7 @@ fn find_route(mount: &Mount, method: &Method, path: &str) -> Result<Matched, Opt
                 name: lend::text(name),
                 value: lend::text(value),
             };
-            let mut params: SmallVec<[ext_field; 4]> =
-                route.params.iter().zip(params.iter()).map(field).collect();
+            let mut params: Params = route.params.iter().zip(params.iter()).map(field).collect();
             // The rest below a "*" may be empty, of which the router knows nothing.
             if params.len() < route.params.len() {
                 params.push(ext_field {
@@ -323,6 +368,8 @@ fn not_found(path: &str) -> Response<Body> {
 pub struct Answer {
     state: State,
     id: RequestId,
+    /// Until the answer is given to actix whole: then `None`, or within its body.
+    in_hand: Option<InHand>,
     is_head: bool,
     knows_chunks: bool,
     access: Option<Access>,
@@ -351,10 +398,9 @@ impl Future for Answer {
         let taken = match &mut this.state {
             State::Later(_) => None,
             State::Ready(response) => response.take(),
-            State::Waiting(client) => match client.take().map(ClientSide::take) {
+            State::Waiting(client) => match client.take().map(|client| client.poll(cx)) {
                 Some(Ok(response)) => Some(response),
                 Some(Err(waiting)) => {
-                    waiting.wait(cx);
                     *client = Some(waiting);
                     None
                 }
@@ -367,6 +413,14 @@ impl Future for Answer {
         let mut response = reply::without_body(response, this.is_head);
         if !this.knows_chunks {
             reply::end_by_closing(&mut response);
+        }
+        if let Some(in_hand) = this.in_hand.take() {
+            if in_hand.is_last() {
+                response
+                    .head_mut()
+                    .set_connection_type(ConnectionType::Close);
+            }
+            response = reply::keep(response, in_hand);
         }
         // An upstream's own id is passed on as it is, like all of its headers.
         if !response.headers().contains_key(REQUEST_ID) {

@@ -63,13 +63,15 @@ pub fn keep(worker: &Rc<Worker>, answer: Answer, flight: Flight) -> Handle {
             Local::default(),
         )
     };
-    worker.fetched.open(&worker.remote, empty, |shared, local| {
-        shared.status = status;
-        shared.body_length = body.declared();
-        shared.headers = headers;
-        local.body = Some(body);
-        local.flight = Some(flight);
-    })
+    let mut place = worker.fetched.take(&worker.remote, empty);
+    let (shared, mut local) = place.parts();
+    shared.status = status;
+    shared.body_length = body.declared();
+    shared.headers = headers;
+    local.body = Some(body);
+    local.flight = Some(flight);
+    drop(local);
+    place.hand_out()
 }
 
 impl Shared {

@@ -9,7 +9,7 @@
     reason = "handles are addresses with a generation; see the module's text"
 )]
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell, RefMut, UnsafeCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::worker::Remote;
@@ -23,7 +23,7 @@ pub struct Entry<S: 'static, L: 'static> {
     local: RefCell<L>,
 }
 
-// SAFETY: `shared` is written only while no handle is out (`Pool::open` before it returns, `Pool::close` after the owner gave
+// SAFETY: `shared` is written only while no handle is out (`Free::parts` before `hand_out`, `Pool::close` after the owner gave
 // the handle up) and read otherwise; `local` is reached only through `Held::local`, which checks the thread. S is Sync.
 unsafe impl<S: Send + Sync, L> Sync for Entry<S, L> {}
 
@@ -62,7 +62,7 @@ impl<S: Send + Sync, L> Held<S, L> {
 
     /// The part that every thread may read.
     pub fn shared(&self) -> &'static S {
-        // SAFETY: written only in `open`, before the handle exists, and in `close`, after the last use of it.
+        // SAFETY: written only by `Free`, before the handle exists, and in `close`, after the last use of it.
         unsafe { &*self.entry.shared.get() }
     }
 
@@ -86,6 +86,11 @@ impl<S: Send + Sync, L> Held<S, L> {
         (self.entry.worker.is_current() && self.is_open()).then_some(&self.entry.local)
     }
 
+    /// Whether both name the same use of the same entry.
+    pub fn is(self, other: Self) -> bool {
+        self.numbers() == other.numbers()
+    }
+
     /// Whether the handle still means this use of the entry.
     pub fn is_open(&self) -> bool {
         self.entry.generation.load(Ordering::Acquire) == self.generation
@@ -107,14 +112,33 @@ impl<S, L> Default for Pool<S, L> {
     }
 }
 
+/// An entry that nobody has a handle of yet: to be prepared.
+pub struct Free<S: 'static, L: 'static> {
+    entry: &'static Entry<S, L>,
+}
+
+impl<S: Send + Sync, L> Free<S, L> {
+    /// Both of its parts.
+    pub fn parts(&mut self) -> (&mut S, RefMut<'_, L>) {
+        // SAFETY: the entry is free: its generation is even, so no handle reaches `shared`, and this is the only way to it.
+        let shared = unsafe { &mut *self.entry.shared.get() };
+        (shared, self.entry.local.borrow_mut())
+    }
+
+    /// Begins the entry's use: its handle.
+    pub fn hand_out(self) -> Held<S, L> {
+        let generation = self.entry.generation.load(Ordering::Relaxed) + 1;
+        self.entry.generation.store(generation, Ordering::Release);
+        Held {
+            entry: self.entry,
+            generation,
+        }
+    }
+}
+
 impl<S: Send + Sync, L> Pool<S, L> {
-    /// Takes a free entry, or makes one with `new`, and lets `fill` prepare it before its handle exists.
-    pub fn open(
-        &self,
-        worker: &Remote,
-        new: impl FnOnce() -> (S, L),
-        fill: impl FnOnce(&mut S, &mut L),
-    ) -> Held<S, L> {
+    /// Takes a free entry, or makes one with `new`.
+    pub fn take(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> Free<S, L> {
         let entry = self.free.borrow_mut().pop().unwrap_or_else(|| {
             self.made.set(self.made.get() + 1);
             let (shared, local) = new();
@@ -125,14 +149,7 @@ impl<S: Send + Sync, L> Pool<S, L> {
                 local: RefCell::new(local),
             }))
         });
-        // SAFETY: the entry is free: its generation is even, so no handle reaches `shared`, and the pool is this thread's.
-        fill(
-            unsafe { &mut *entry.shared.get() },
-            &mut entry.local.borrow_mut(),
-        );
-        let generation = entry.generation.load(Ordering::Relaxed) + 1;
-        entry.generation.store(generation, Ordering::Release);
-        Held { entry, generation }
+        Free { entry }
     }
 
     /// Ends this use of the entry: its handles are over. `clear` takes out what it held; call on the entry's worker only.

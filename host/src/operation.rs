@@ -1,14 +1,22 @@
-//! Sleeps and fetches under way: tasks of the worker that call a completion when they are done, and can be cancelled.
+//! Sleeps and fetches under way: what calls a completion when it is done, and can be cancelled before.
+//!
+//! One that belongs to a request whose client waits is polled by that client's connection, whose task is woken by it anyway:
+//! a relay costs no task, and no way through the event loop, that a proxy without extensions would not need. Any other
+//! operation is a task of its own.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use extension_api::abi;
 use tokio::task::AbortHandle;
 
 use crate::callbacks::completion::{Completion, Outcome};
+use crate::deadline::Late;
 use crate::handle::{self, Held};
+use crate::request;
 use crate::worker::{self, Worker};
 
 /// An operation as `cancel` and `fetch_write` name it.
@@ -19,9 +27,22 @@ pub type Pool = handle::Pool<(), Local>;
 /// What the worker keeps of an operation.
 #[derive(Default)]
 pub struct Local {
-    task: Option<AbortHandle>,
+    completion: Option<Completion>,
+    by: By,
     upload: Option<Upload>,
 }
+
+/// What polls an operation.
+#[derive(Default)]
+enum By {
+    #[default]
+    Nobody,
+    Task(AbortHandle),
+    Connection(request::Handle),
+}
+
+/// An operation's work. It calls the completion itself, and where it is dropped before, with EXT_CANCELLED.
+pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The way of a streamed request body from the extension to the connection.
 pub type Upload = tokio::sync::mpsc::UnboundedSender<UploadPart>;
@@ -34,41 +55,64 @@ pub enum UploadPart {
     End(bool),
 }
 
-/// Starts `work`; its outcome goes to `completion`, or EXT_CANCELLED does.
+/// Starts `work` for a request, or for an extension's own. Its outcome goes to `completion`, or EXT_TIMEOUT does after
+/// `patience`, or EXT_CANCELLED.
 pub fn start(
     worker: &Rc<Worker>,
+    request: Option<request::Handle>,
     completion: Completion,
     upload: Option<Upload>,
+    patience: Option<Duration>,
     work: impl Future<Output = Outcome> + 'static,
 ) -> Handle {
-    let handle = worker.operations.open(
-        &worker.remote,
-        || ((), Local::default()),
-        |(), local| local.upload = upload,
-    );
-    let over = Over(handle);
-    let task = actix_rt::spawn(async move {
+    let new = || ((), Local::default());
+    let mut place = worker.operations.take(&worker.remote, new);
+    let (_, mut local) = place.parts();
+    local.completion = Some(completion);
+    local.upload = upload;
+    drop(local);
+    let handle = place.hand_out();
+    let owed = Owed(handle);
+    let work: Work = Box::pin(async move {
         let outcome = work.await;
-        drop(over);
-        completion.call(outcome);
+        owed.pay(outcome);
     });
+    let by = match request {
+        Some(request) => match request.poll_along(handle, work) {
+            Ok(()) => By::Connection(request),
+            Err(work) => By::Task(spawn(work)),
+        },
+        None => By::Task(spawn(work)),
+    };
     if let Some(local) = handle.local() {
-        local.borrow_mut().task = Some(task.abort_handle());
+        local.borrow_mut().by = by;
+    }
+    if let Some(patience) = patience {
+        let late = Late::Operation(handle);
+        worker.deadlines.set(Instant::now() + patience, late);
     }
     handle
 }
 
-/// Frees the operation's place when its task is done or cancelled.
-struct Over(Handle);
+fn spawn(work: Work) -> AbortHandle {
+    actix_rt::spawn(work).abort_handle()
+}
 
-impl Drop for Over {
+/// A debt of work to its completion.
+struct Owed(Handle);
+
+impl Owed {
+    fn pay(self, outcome: Outcome) {
+        if let Some(completion) = self.0.end() {
+            completion.call(outcome);
+        }
+    }
+}
+
+impl Drop for Owed {
     fn drop(&mut self) {
-        // `None` only while the worker's thread ends.
-        let _ = worker::with_current(|worker| {
-            worker
-                .operations
-                .close(self.0, |(), local| std::mem::take(local))
-        });
+        // A completion that is dropped is called with EXT_CANCELLED.
+        drop(self.0.end());
     }
 }
 
@@ -81,14 +125,46 @@ impl Handle {
 
     /// Cancels the operation, from any thread.
     pub fn cancel(self) {
-        self.worker().run(move |_| {
-            let task = self
-                .local()
-                .and_then(|local| local.borrow_mut().task.take());
-            if let Some(task) = task {
-                task.abort();
-            }
-        });
+        self.worker()
+            .run(move |worker| self.give_up(worker, Outcome::failed(abi::EXT_CANCELLED)));
+    }
+
+    /// Ends the operation because its time is out.
+    pub fn time_out(self, worker: &Worker) {
+        let outcome = Outcome::failed_because(abi::EXT_TIMEOUT, "there was no answer in time");
+        self.give_up(worker, outcome);
+    }
+
+    fn give_up(self, worker: &Worker, outcome: Outcome) {
+        let by = match self.local() {
+            Some(local) => std::mem::take(&mut local.borrow_mut().by),
+            None => return,
+        };
+        let completion = self.end();
+        match by {
+            By::Nobody => {}
+            By::Task(task) => task.abort(),
+            By::Connection(request) => request.forget(self),
+        }
+        if let Some(completion) = completion {
+            worker.complete(completion, outcome);
+        }
+    }
+
+    /// Lets a task poll what a connection has polled, which does so no more.
+    pub fn go_on(self, work: Work) {
+        let task = spawn(work);
+        if let Some(local) = self.local() {
+            local.borrow_mut().by = By::Task(task);
+        }
+    }
+
+    /// Ends the operation, on its worker: what is to be called. `None` where it has ended.
+    fn end(self) -> Option<Completion> {
+        let local = std::mem::take(&mut *self.local()?.borrow_mut());
+        // `None` only while the worker's thread ends.
+        let _ = worker::with_current(|worker| worker.operations.close(self, |(), _| ()));
+        local.completion
     }
 
     /// Where the chunks of its body go.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::accountability::{AuthError, CLEAR_SESSION_COOKIE};
+use crate::connection::InHand;
 use crate::extension::Flight;
 use crate::request::{Shared, Streaming};
 use crate::upstream::{self, AnswerBody};
@@ -35,6 +36,8 @@ pub struct Relayed {
     body: AnswerBody,
     /// The extension counts as busy until the relay is done.
     _flight: Option<Flight>,
+    /// So does the connection.
+    in_hand: Option<InHand>,
 }
 
 impl Body {
@@ -92,6 +95,7 @@ pub fn relay(
         Body::Relay(Box::new(Relayed {
             body,
             _flight: flight,
+            in_hand: None,
         })),
     );
     // `Content-Length` stays among them: the encoder passes over it, except where it alone tells a length (HEAD, 304).
@@ -114,6 +118,21 @@ pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
     } else {
         response
     }
+}
+
+/// Keeps the request in hand for as long as a body is on its way; one that is there whole is given to actix at once.
+pub fn keep(response: Response<Body>, in_hand: InHand) -> Response<Body> {
+    if !matches!(response.body(), Body::Stream(_) | Body::Relay(_)) {
+        return response;
+    }
+    response.map_body(|_, mut body| {
+        match &mut body {
+            Body::Stream(stream) => stream.in_hand = Some(in_hand),
+            Body::Relay(relayed) => relayed.in_hand = Some(in_hand),
+            _ => {}
+        }
+        body
+    })
 }
 
 /// Lets the end of the connection be the end of a body without a length: HTTP/1.0 knows no chunks.

@@ -5,12 +5,13 @@
 //! time is out. Each may end first; when both have, the place is free for the next request.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_http::header::HeaderMap;
 use actix_http::{Method, Payload, Request, Response};
@@ -20,14 +21,16 @@ use futures_core::Stream;
 use smallvec::SmallVec;
 
 use crate::accountability::Accountability;
-use crate::accountability::client;
+use crate::accountability::client::IpText;
 use crate::breach::{self, Rule};
 use crate::callbacks::completion::{Completion, Outcome};
 use crate::callbacks::lend;
+use crate::connection::{Connection, InHand};
 use crate::extension::Flight;
 use crate::handle::{Held, Pool};
 use crate::log::{self, Level};
-use crate::operation;
+use crate::noted::Noted;
+use crate::operation::{self, Work};
 use crate::reply::{self, Body, Refusal};
 use crate::worker::Worker;
 
@@ -44,16 +47,18 @@ pub struct Shared {
     fields: OnceLock<Vec<abi::ext_field>>,
     /// Which side has decided how the request is answered: one of `UNDECIDED`, `ANSWERED`, `STREAMING`, `OVER`.
     decision: AtomicU8,
-    accountability: Accountability,
+    accountability: Arc<Accountability>,
     roles: Vec<abi::ext_slice>,
-    params: SmallVec<[abi::ext_field; 4]>,
+    params: Params,
     url: Url,
     method: Method,
-    peer: Vec<u8>,
+    /// The caller's address, where it is not the peer's.
+    ip: Option<IpText>,
+    /// `User-Agent` and `Origin`, where they had to be copied.
+    texts: [Option<String>; 2],
     id: Option<RequestId>,
     body: Bytes,
     body_length: Option<u64>,
-    timeout: Option<Duration>,
 }
 
 const UNDECIDED: u8 = 0;
@@ -78,14 +83,20 @@ pub struct Local {
     /// Keeps the extension's generation alive, and counted as in flight. `None` when the extension's side has ended.
     flight: Option<Flight>,
     request: Option<Request>,
+    /// Holds the text of the peer.
+    connection: Option<Rc<Connection>>,
     payload: Option<Incoming>,
     reading: Option<(Completion, tokio::task::AbortHandle)>,
     client: Client,
     stream: Outgoing,
     watch: Option<Completion>,
-    operations: Vec<operation::Handle>,
-    deadline: Option<Instant>,
+    operations: Operations,
+    /// The work of those that the connection polls.
+    work: Vec<(operation::Handle, Work)>,
 }
+
+/// What is under way for a request; few have more than one or two at a time.
+type Operations = SmallVec<[operation::Handle; 2]>;
 
 /// Where the client's side stands.
 #[derive(Default)]
@@ -101,10 +112,13 @@ enum Client {
     Writing,
 }
 
-/// A streamed answer on its way from the extension to the connection: at most one chunk waits.
+/// A streamed answer on its way from the extension to the connection: while one chunk waits for the connection, the extension
+/// may get the next one ready; with two waiting, it waits.
 #[derive(Default)]
 struct Outgoing {
     chunk: Option<Bytes>,
+    next: Option<Bytes>,
+    /// Called when there is room for another chunk.
     written: Option<Completion>,
     /// `Some` once the extension has ended the stream: whole, or to be broken off.
     ended: Option<bool>,
@@ -190,16 +204,23 @@ pub struct Opening {
     /// What the extension is asked for.
     pub url: Url,
     /// The route's parameters; values point into `url`, names into the generation.
-    pub params: SmallVec<[abi::ext_field; 4]>,
+    pub params: Params,
     /// Who asks.
-    pub accountability: Accountability,
+    pub accountability: Arc<Accountability>,
+    /// From where; `None`: from the peer.
+    pub ip: Option<IpAddr>,
+    /// What stands in the headers.
+    pub noted: Noted,
+    /// The connection that it came on.
+    pub connection: Rc<Connection>,
     /// How long the client waits for an answer; `None`: for ever.
     pub timeout: Option<Duration>,
     /// The most that the body may hold.
     pub body_bytes_max: u64,
-    /// The length that the body is declared to have.
-    pub declared: Option<u64>,
 }
+
+/// A route's parameters; few have more than two.
+pub type Params = SmallVec<[abi::ext_field; 2]>;
 
 /// Path and query below the mount.
 pub struct Url {
@@ -252,9 +273,6 @@ impl std::fmt::Display for RequestId {
 #[derive(Default)]
 pub struct Requests {
     pool: Pool<Shared, Local>,
-    /// Those whose client waits: watched for their deadline.
-    waiting: RefCell<Vec<Handle>>,
-    watched: tokio::sync::Notify,
     ids: Ids,
 }
 
@@ -303,44 +321,49 @@ impl Requests {
 /// Takes a place for a request. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
 /// until [`Handle::finish`].
 pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
+    let Opening {
+        mut request,
+        id,
+        flight,
+        url,
+        params,
+        accountability,
+        ip,
+        noted,
+        connection,
+        timeout,
+        body_bytes_max,
+    } = opening;
     let empty = || (Shared::empty(), Local::default());
-    ClientSide(
-        worker
-            .requests
-            .pool
-            .open(&worker.remote, empty, |shared, local| {
-                let Opening {
-                    mut request,
-                    id,
-                    flight,
-                    url,
-                    params,
-                    accountability,
-                    timeout,
-                    body_bytes_max,
-                    declared: length,
-                } = opening;
-                let payload = request.take_payload();
-                // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the
-                // connection ends. Asking does not change what its body is.
-                let ends_after = (!matches!(payload, Payload::None)
-                    && asks_for_websocket(&request.head().headers))
-                .then(|| length.unwrap_or(0));
-                let has_body = !matches!(payload, Payload::None) && ends_after != Some(0);
-                local.payload = has_body
-                    .then(|| Incoming::new(payload, body_bytes_max).ending_after(ends_after));
-                local.flight = Some(flight);
-                local.client = Client::Waiting(None);
-                let request = &*local.request.insert(request);
-                shared.id = Some(id);
-                shared.params = params;
-                shared.url = url;
-                shared.accountability = accountability;
-                shared.body_length = if has_body { length } else { Some(0) };
-                shared.timeout = timeout;
-                shared.fill(request);
-            }),
-    )
+    let mut place = worker.requests.pool.take(&worker.remote, empty);
+    let (shared, mut local) = place.parts();
+    let length = noted.content_length;
+    let payload = request.take_payload();
+    shared.body_length = Some(0);
+    if !matches!(payload, Payload::None) {
+        // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the connection
+        // ends. Asking does not change what its body is.
+        let ends_after = (noted.has_upgrade && asks_for_websocket(&request.head().headers))
+            .then(|| length.unwrap_or(0));
+        if ends_after != Some(0) {
+            let body = Incoming::new(payload, body_bytes_max).ending_after(ends_after);
+            local.payload = Some(body);
+            shared.body_length = length;
+        }
+    }
+    local.flight = Some(flight);
+    local.client = Client::Waiting(None);
+    let request = &*local.request.insert(request);
+    shared.id = Some(id);
+    shared.params = params;
+    shared.url = url;
+    shared.accountability = accountability;
+    shared.ip = ip.map(IpText::new);
+    shared.texts = noted.others(&request.head().headers);
+    shared.fill(request, &connection, &noted, timeout);
+    local.connection = Some(connection);
+    drop(local);
+    ClientSide(place.hand_out())
 }
 
 /// The head of no request.
@@ -380,25 +403,31 @@ impl Shared {
             headers: std::ptr::null(),
             fields: OnceLock::new(),
             decision: AtomicU8::new(UNDECIDED),
-            accountability: Accountability::default(),
+            accountability: Arc::default(),
             roles: Vec::new(),
-            params: SmallVec::new(),
+            params: Params::new(),
             url: Url {
                 whole: None,
                 mount_len: 0,
                 path_len: 0,
             },
             method: Method::GET,
-            peer: Vec::new(),
+            ip: None,
+            texts: [None, None],
             id: None,
             body: Bytes::new(),
             body_length: None,
-            timeout: None,
         }
     }
 
     /// Points the head at `request`, which stays where it is until the entry is closed, and at the rest of this entry.
-    fn fill(&mut self, request: &Request) {
+    fn fill(
+        &mut self,
+        request: &Request,
+        connection: &Connection,
+        noted: &Noted,
+        timeout: Option<Duration>,
+    ) {
         let head = request.head();
         self.headers = &raw const head.headers;
         *self.decision.get_mut() = UNDECIDED;
@@ -410,10 +439,6 @@ impl Shared {
                 .iter()
                 .map(|role| lend::text(role)),
         );
-        self.peer.clear();
-        if let Some(peer) = head.peer_addr {
-            client::write_peer(&mut self.peer, peer);
-        }
         let url = self.url.text(request);
         let (path, query) = url.split_at(self.url.path_len);
         let query = query.strip_prefix('?');
@@ -431,9 +456,9 @@ impl Shared {
             query: lend::option(query),
             params: self.params.as_ptr(),
             param_count: self.params.len(),
-            peer: lend::bytes(&self.peer),
+            peer: lend::bytes(connection.peer_text()),
             id: lend::option_bytes(self.id.as_ref().map(|id| &id.0[..])),
-            deadline_ms: self.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+            deadline_ms: timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             body_length: self.body_length.map_or(-1, |length| length as i64),
             body: lend::EMPTY_BUFFER,
             accountability: abi::ext_accountability {
@@ -441,9 +466,9 @@ impl Shared {
                 role: lend::option(who.role.as_deref()),
                 roles: self.roles.as_ptr(),
                 role_count: self.roles.len(),
-                ip: lend::option_bytes(who.ip.as_ref().map(|ip| ip.as_bytes())),
-                user_agent: lend::option_bytes(who.user_agent.as_ref().map(|text| text.as_bytes())),
-                origin: lend::option_bytes(who.origin.as_ref().map(|text| text.as_bytes())),
+                ip: lend::bytes(self.ip.as_ref().unwrap_or(connection.ip_text()).as_bytes()),
+                user_agent: noted.user_agent.lend(self.texts[0].as_deref()),
+                origin: noted.origin.lend(self.texts[1].as_deref()),
                 session: lend::option(who.session.as_deref()),
                 admin: who.admin.into(),
                 app: who.app.into(),
@@ -507,17 +532,6 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
         && !headers.contains_key(TRANSFER_ENCODING)
 }
 
-/// The length that a message declares.
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(actix_http::header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-}
-
 /// The client's claim on a request: a future of the answer. Dropped early, the client has left.
 pub struct ClientSide(Handle);
 
@@ -529,23 +543,32 @@ impl ClientSide {
 
     /// The answer if it is there.
     pub fn take(self) -> Result<Response<Body>, Self> {
-        let taken = {
+        let response = {
             let mut local = self.0.own().borrow_mut();
-            match std::mem::replace(&mut local.client, Client::Writing) {
-                Client::Answered(response) => Some(response),
-                waiting => {
-                    local.client = waiting;
-                    None
-                }
+            // Looked at before it is moved: most polls of an answer come before it.
+            if !matches!(local.client, Client::Answered(_)) {
+                None
+            } else if let Client::Answered(response) =
+                std::mem::replace(&mut local.client, Client::Writing)
+            {
+                Some(response)
+            } else {
+                None
             }
         };
-        let Some(response) = taken else {
+        let Some(response) = response else {
             return Err(self);
         };
+        // The connection polls the answer's body from now on.
+        let rest = std::mem::take(&mut self.0.own().borrow_mut().work);
+        for (operation, work) in rest {
+            operation.go_on(work);
+        }
         Ok(
             if self.0.shared().decision.load(Ordering::Acquire) == STREAMING {
                 response.map_body(|_, size| {
                     Body::Stream(Streaming {
+                        in_hand: None,
                         client: self,
                         size: size.declared(),
                         sent: 0,
@@ -557,10 +580,21 @@ impl ClientSide {
         )
     }
 
-    /// Sees to it that the task that polls with `cx` is woken when the answer is there.
-    pub fn wait(&self, cx: &Context<'_>) {
-        if let Client::Waiting(waker) = &mut self.0.own().borrow_mut().client {
-            *waker = Some(cx.waker().clone());
+    /// The answer, or has the task that polls with `cx` woken when it is there. Polls what the extension has under way for it.
+    pub fn poll(mut self, cx: &mut Context<'_>) -> Result<Response<Body>, Self> {
+        loop {
+            match self.take() {
+                Ok(response) => return Ok(response),
+                Err(waiting) => self = waiting,
+            }
+            // Whatever answers while this polls need not wake it.
+            let waker = self.0.change_waker(None);
+            if !self.0.poll_work(cx) {
+                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
+                let waker = waker.unwrap_or_else(|| cx.waker().clone());
+                self.0.change_waker(Some(waker));
+                return Err(self);
+            }
         }
     }
 }
@@ -574,6 +608,8 @@ impl Drop for ClientSide {
 
 /// The body of a streamed answer.
 pub struct Streaming {
+    /// The connection counts as busy until the stream is over.
+    pub in_hand: Option<InHand>,
     client: ClientSide,
     /// What was declared as Content-Length.
     pub size: Option<u64>,
@@ -585,6 +621,7 @@ impl Streaming {
     pub fn poll_chunk(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, std::io::Error>>> {
         let mut local = self.client.0.own().borrow_mut();
         if let Some(chunk) = local.stream.chunk.take() {
+            local.stream.chunk = local.stream.next.take();
             if let Some(written) = local.stream.written.take() {
                 crate::worker::with_current(|worker| worker.complete(written, Outcome::OK));
             }
@@ -722,10 +759,14 @@ impl Handle {
                 local.flight.take(),
                 local.reading.take(),
                 std::mem::take(&mut local.operations),
+                local.watch.take(),
             )
         };
-        let (flight, reading, operations) = left;
+        let (flight, reading, operations, watch) = left;
         cancel(worker, reading, operations);
+        if let Some(watch) = watch {
+            worker.complete(watch, Outcome::OK);
+        }
         if flight.is_some() {
             self.close_if_over(worker);
         }
@@ -747,6 +788,7 @@ impl Handle {
                 local.payload = None;
             }
             local.stream.chunk = None;
+            local.stream.next = None;
             local.stream.waker = None;
             (
                 std::mem::take(&mut local.client),
@@ -765,14 +807,7 @@ impl Handle {
             worker.complete(written, Outcome::failed(abi::EXT_CANCELLED));
         }
         if let Some(watch) = watch {
-            worker.complete(
-                watch,
-                if owned {
-                    Outcome::failed(abi::EXT_CANCELLED)
-                } else {
-                    Outcome::OK
-                },
-            );
+            worker.complete(watch, Outcome::failed(abi::EXT_CANCELLED));
         }
         cancel(worker, reading, operations);
         self.close_if_over(worker);
@@ -785,12 +820,19 @@ impl Handle {
             local.flight.is_none() && matches!(local.client, Client::Ended)
         });
         if over {
+            // What is left in the place is used again, or says that it has ended.
             let rest = worker.requests.pool.close(*self, |shared, local| {
                 shared.headers = std::ptr::null();
-                shared.head = EMPTY_HEAD;
-                shared.fields.take();
+                if shared.fields.get().is_some() {
+                    shared.fields.take();
+                }
                 shared.body = Bytes::new();
-                std::mem::take(local)
+                local.stream = Outgoing::default();
+                (
+                    local.request.take(),
+                    local.connection.take(),
+                    local.payload.take(),
+                )
             });
             drop(rest);
         }
@@ -930,11 +972,16 @@ impl Handle {
             if decision != STREAMING {
                 return Err((completion, abi::EXT_STAGE));
             }
-            if local.stream.chunk.is_some() || local.stream.written.is_some() {
+            if local.stream.written.is_some() {
                 return Err((completion, abi::EXT_BUSY));
             }
-            local.stream.chunk = Some(chunk);
-            local.stream.written = Some(completion);
+            if local.stream.chunk.is_none() {
+                local.stream.chunk = Some(chunk);
+                worker.complete(completion, Outcome::OK);
+            } else {
+                local.stream.next = Some(chunk);
+                local.stream.written = Some(completion);
+            }
             local.stream.waker.take()
         };
         if let Some(waker) = waker {
@@ -986,6 +1033,79 @@ impl Handle {
         Ok(())
     }
 
+    /// Has the connection poll the work of an operation. Gives it back where the connection does not wait for an answer.
+    pub fn poll_along(&self, operation: operation::Handle, work: Work) -> Result<(), Work> {
+        let Some(local) = self.local() else {
+            return Err(work);
+        };
+        let mut local = local.borrow_mut();
+        let Client::Waiting(waker) = &local.client else {
+            return Err(work);
+        };
+        // Without one, the connection is about to poll for the first time.
+        if let Some(waker) = waker {
+            waker.wake_by_ref();
+        }
+        local.work.push((operation, work));
+        Ok(())
+    }
+
+    /// Polls what is under way; tells whether anything of it has come to its end.
+    fn poll_work(&self, cx: &mut Context<'_>) -> bool {
+        let mut has_ended = false;
+        let mut polled = 0;
+        // Not lent while it is polled: what is completed may start more, which is polled as well, or cancel some.
+        let mut work = std::mem::take(&mut self.own().borrow_mut().work);
+        loop {
+            while let Some((_, next)) = work.get_mut(polled) {
+                if next.as_mut().poll(cx).is_ready() {
+                    drop(work.swap_remove(polled));
+                    has_ended = true;
+                } else {
+                    polled += 1;
+                }
+            }
+            work.retain(|(operation, _)| operation.is_open());
+            let mut local = self.own().borrow_mut();
+            if local.work.is_empty() {
+                local.work = work;
+                return has_ended;
+            }
+            work.append(&mut local.work);
+        }
+    }
+
+    fn change_waker(&self, waker: Option<Waker>) -> Option<Waker> {
+        match &mut self.own().borrow_mut().client {
+            Client::Waiting(kept) => std::mem::replace(kept, waker),
+            Client::Ended | Client::Answered(_) | Client::Writing => None,
+        }
+    }
+
+    /// Drops the work of an operation that has been given up.
+    pub fn forget(&self, operation: operation::Handle) {
+        let Some(local) = self.local() else { return };
+        let work = {
+            let work = &mut local.borrow_mut().work;
+            let place = work.iter().position(|(other, _)| other.is(operation));
+            place.map(|place| work.swap_remove(place))
+        };
+        drop(work);
+    }
+
+    /// Whether the client waits for an answer.
+    pub fn is_awaited(&self) -> bool {
+        self.local()
+            .is_some_and(|local| matches!(local.borrow().client, Client::Waiting(_)))
+    }
+
+    /// Answers 504, because the extension has not answered in time.
+    pub fn time_out(&self) {
+        if self.overrule(&Refusal::Timeout) {
+            self.log(Level::Warn, "the extension did not answer in time");
+        }
+    }
+
     /// Ties an operation to the request: it is cancelled when either side ends.
     pub fn bind(&self, operation: operation::Handle) -> bool {
         let Some(local) = self.local() else {
@@ -997,7 +1117,7 @@ impl Handle {
         }
         // A long stream sleeps often: those that are over make room.
         if local.operations.len() >= 16 {
-            local.operations.retain(operation::Handle::is_open);
+            local.operations.retain(|operation| operation.is_open());
         }
         local.operations.push(operation);
         true
@@ -1051,7 +1171,7 @@ impl Handle {
 fn cancel(
     worker: &Rc<Worker>,
     reading: Option<(Completion, tokio::task::AbortHandle)>,
-    operations: Vec<operation::Handle>,
+    operations: Operations,
 ) {
     if let Some((completion, task)) = reading {
         task.abort();
@@ -1059,48 +1179,5 @@ fn cancel(
     }
     for operation in operations {
         operation.cancel();
-    }
-}
-
-/// Puts a request whose extension has not answered at once under the watch of [`watch_deadlines`].
-pub fn await_answer(worker: &Rc<Worker>, handle: Handle, timeout: Option<Duration>) {
-    let Some(timeout) = timeout else { return };
-    handle.own().borrow_mut().deadline = Some(Instant::now() + timeout);
-    let mut waiting = worker.requests.waiting.borrow_mut();
-    waiting.push(handle);
-    if waiting.len() == 1 {
-        worker.requests.watched.notify_one();
-    }
-}
-
-/// Answers 504 for extensions that do not answer in time. One look over all every so often costs less than a timer each.
-pub async fn watch_deadlines(worker: Rc<Worker>) {
-    const EVERY: Duration = Duration::from_millis(50);
-    loop {
-        if worker.requests.waiting.borrow().is_empty() {
-            worker.requests.watched.notified().await;
-        }
-        actix_rt::time::sleep(EVERY).await;
-        let now = Instant::now();
-        let mut late = Vec::new();
-        worker.requests.waiting.borrow_mut().retain(|handle| {
-            let Some(local) = handle.local() else {
-                return false;
-            };
-            let local = local.borrow();
-            if !matches!(local.client, Client::Waiting(_)) {
-                return false;
-            }
-            let is_late = local.deadline.is_some_and(|deadline| deadline <= now);
-            if is_late {
-                late.push(*handle);
-            }
-            !is_late
-        });
-        for handle in late {
-            if handle.overrule(&Refusal::Timeout) {
-                handle.log(Level::Warn, "the extension did not answer in time");
-            }
-        }
     }
 }

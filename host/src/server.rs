@@ -1,22 +1,26 @@
 //! Binds, starts the workers, and stops them in order.
 
-use std::future::{Ready, ready};
-use std::net::SocketAddr;
+use std::future::ready;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use actix_http::{Request, Response};
-use actix_service::{Service, ServiceFactory};
-use actix_web::HttpServer;
-use actix_web::dev::{AppConfig, ServerHandle};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_rt::net::TcpStream;
+use actix_service::{Service, ServiceFactory, fn_factory};
+use actix_web::dev::{Server, ServerHandle};
 use arc_swap::ArcSwap;
+use futures_core::future::LocalBoxFuture;
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::accountability::Authority;
 use crate::config::Config;
+use crate::connection;
 use crate::dispatch;
 use crate::env::Env;
 use crate::extension::Extension;
@@ -148,6 +152,14 @@ impl Host {
             .map(|(remote, _)| remote.clone())
     }
 
+    /// Has each worker close its connections as soon as nothing is under way on them.
+    fn finish_connections(&self) {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        for (remote, _) in &*workers {
+            remote.run(|worker| worker.connections.stop());
+        }
+    }
+
     /// How many workers have started.
     pub fn worker_count(&self) -> usize {
         self.workers
@@ -266,10 +278,8 @@ pub async fn run_until(
     stop: impl Future<Output = ()> + 'static,
 ) -> Result<(), ServeError> {
     let config = &host.config;
-    let address = (config.host.as_str(), config.port);
     let limits = &config.limits;
-    let factory = Factory { host: host.clone() };
-    let server = HttpServer::new(move || factory.clone())
+    let mut server = Server::build()
         .workers(config.worker_count())
         .worker_max_blocking_threads(
             limits
@@ -277,16 +287,18 @@ pub async fn run_until(
                 .div_ceil(config.worker_count())
                 .max(1),
         )
-        .max_connections(limits.connections_max)
-        .keep_alive(Duration::from_millis(limits.keep_alive_ms))
-        .client_request_timeout(Duration::from_millis(limits.client_request_timeout_ms))
+        .max_concurrent_connections(limits.connections_max)
         .shutdown_timeout(config.shutdown_timeout().as_secs().max(1))
-        // A client that closes its side has left: what it asked for is cancelled.
-        .h1_allow_half_closed(false)
-        .disable_signals()
-        .bind(address)
-        .map_err(|cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause))?;
-    let addresses = server.addrs();
+        .disable_signals();
+    let cannot_bind = |cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause);
+    let mut addresses = Vec::new();
+    for listener in listeners(&config.host, config.port).map_err(cannot_bind)? {
+        addresses.extend(listener.local_addr());
+        let factory = Factory { host: host.clone() };
+        server = server
+            .listen("http", listener, move || factory.clone())
+            .map_err(cannot_bind)?;
+    }
     let running = server.run();
     // Awaited before anybody is told that the host listens: one that comes at once must not end it the hard way.
     let signals = (
@@ -294,9 +306,10 @@ pub async fn run_until(
         signal(SignalKind::interrupt()),
     );
     actix_rt::spawn(stop_on_signal(host.clone(), running.handle(), signals));
-    let server = running.handle();
+    let (server, stopped) = (running.handle(), host.clone());
     actix_rt::spawn(async move {
         stop.await;
+        stopped.finish_connections();
         server.stop(true).await;
     });
     actix_rt::spawn(refresh_on_signal(
@@ -341,6 +354,7 @@ async fn stop_on_signal(
         "stopping: requests in flight are finished first",
         &[("signal", &name)],
     );
+    host.finish_connections();
     let graceful = server.stop(true);
     tokio::select! {
         () = graceful => {}
@@ -407,29 +421,96 @@ impl Drop for Watch {
     }
 }
 
-/// Makes each worker's service. The service takes bare requests: routing is one hash look-up in [`dispatch`], which costs
-/// less than actix-web's own application, whose scopes are tried one after the other.
+/// Listens on each address that the name stands for; the error is that of the last, where none could be bound.
+fn listeners(host: &str, port: u16) -> io::Result<Vec<std::net::TcpListener>> {
+    /// As many as actix-web lets wait to be accepted.
+    const BACKLOG: u32 = 1_024;
+    let mut bound = Vec::new();
+    let mut failed = io::ErrorKind::AddrNotAvailable.into();
+    for address in (host, port).to_socket_addrs()? {
+        let listen = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)?.into_std()
+        };
+        match listen() {
+            Ok(listener) => bound.push(listener),
+            Err(cause) => failed = cause,
+        }
+    }
+    if bound.is_empty() {
+        Err(failed)
+    } else {
+        Ok(bound)
+    }
+}
+
+/// Makes what a worker accepts connections with. It takes bare requests: routing is one hash look-up in [`dispatch`], which
+/// costs less than actix-web's own application, whose scopes are tried one after the other.
 #[derive(Clone)]
 struct Factory {
     host: Arc<Host>,
 }
 
-impl ServiceFactory<Request> for Factory {
-    type Response = Response<Body>;
-    type Error = actix_web::Error;
-    type Config = AppConfig;
-    type Service = Dispatch;
+impl ServiceFactory<TcpStream> for Factory {
+    type Response = ();
+    type Error = DispatchError;
+    type Config = ();
+    type Service = Accept;
     type InitError = ();
-    type Future = Ready<Result<Dispatch, ()>>;
+    type Future = LocalBoxFuture<'static, Result<Accept, ()>>;
 
-    fn new_service(&self, _config: AppConfig) -> Self::Future {
-        ready(Ok(Dispatch {
-            worker: Worker::start(&self.host),
-        }))
+    fn new_service(&self, (): ()) -> Self::Future {
+        let worker = Worker::start(&self.host);
+        let limits = &self.host.config.limits;
+        let keep_alive = if limits.keep_alive_ms == 0 {
+            KeepAlive::Disabled
+        } else {
+            // The worker itself closes what is idle; see `connection`.
+            KeepAlive::Os
+        };
+        let dispatch = Dispatch {
+            worker: worker.clone(),
+        };
+        let factory = HttpService::build()
+            .keep_alive(keep_alive)
+            .client_request_timeout(Duration::from_millis(limits.client_request_timeout_ms))
+            .client_disconnect_timeout(Duration::from_secs(1))
+            // A client that closes its side has left: what it asked for is cancelled.
+            .h1_allow_half_closed(false)
+            .h1(fn_factory(move || ready(Ok::<_, ()>(dispatch.clone()))));
+        Box::pin(async move {
+            let http = Rc::new(factory.new_service(()).await?);
+            Ok(Accept { worker, http })
+        })
     }
 }
 
-struct Dispatch {
+/// Takes connections up.
+struct Accept {
+    worker: Rc<Worker>,
+    http: Rc<connection::Http>,
+}
+
+impl Service<TcpStream> for Accept {
+    type Response = ();
+    type Error = DispatchError;
+    type Future = connection::Serving;
+
+    actix_service::always_ready!();
+
+    fn call(&self, stream: TcpStream) -> Self::Future {
+        connection::Serving::new(&self.worker, &self.http, stream)
+    }
+}
+
+/// Takes the requests of connections.
+#[derive(Clone)]
+pub struct Dispatch {
     worker: Rc<Worker>,
 }
 

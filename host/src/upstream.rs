@@ -23,8 +23,9 @@ use futures_core::Stream as _;
 
 pub use self::base::Base;
 use crate::config;
+use crate::noted::content_length;
 use crate::operation::UploadPart;
-use crate::request::{Incoming, content_length};
+use crate::request::Incoming;
 
 /// A worker's clients: one for each kind of connection, made when first used, each with its own pool.
 pub struct Upstream {
@@ -104,7 +105,15 @@ impl Upstream {
         }
     }
 
-    /// Makes the call, once, and follows redirects where asked to.
+    /// How long to wait for the head of an answer; `None`: for ever.
+    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
+        let first_byte = limits.first_byte.or(self.limits.first_byte_timeout());
+        let total = limits.total.or(self.limits.total_timeout());
+        [first_byte, total].into_iter().flatten().min()
+    }
+
+    /// Makes the call, once, and follows redirects where asked to. Whoever calls gives up after [`patience`](Self::patience):
+    /// that needs a timer, which the callers have.
     pub async fn call(&self, mut call: Call, mut body: Outgoing) -> Result<Answer, Failed> {
         let limits = Limits {
             connect: Some(call.limits.connect.unwrap_or(self.limits.connect_timeout())),
@@ -152,19 +161,7 @@ impl Upstream {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         }
         *request.headers_mut() = headers;
-        let wait = [limits.first_byte, limits.total]
-            .into_iter()
-            .flatten()
-            .min();
-        let sent = request.send_body(body);
-        let mut response = match wait {
-            Some(wait) => tokio::time::timeout(wait, sent).await.map_err(|_| Failed {
-                status: abi::EXT_TIMEOUT,
-                message: format!("no answer within {} ms", wait.as_millis()),
-            })?,
-            None => sent.await,
-        }
-        .map_err(Failed::from)?;
+        let mut response = request.send_body(body).await.map_err(Failed::from)?;
         let mut headers = HeaderMap::new();
         let payload = response.take_payload();
         let status = response.status();

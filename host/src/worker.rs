@@ -5,14 +5,14 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
 use crate::callbacks::completion::{Completion, Outcome};
-use crate::extension::Context;
+use crate::connection::{self, Connections};
+use crate::deadline::{self, Deadlines};
+use crate::extension;
 use crate::server::Host;
 use crate::upstream::Upstream;
 use crate::{fetched, operation, request};
@@ -33,17 +33,22 @@ pub struct Worker {
     pub host: Arc<Host>,
     /// How other threads reach it.
     pub remote: Remote,
+    /// Clients' connections.
+    pub connections: Connections,
     /// Requests that extensions work on.
     pub requests: request::Requests,
     /// Answers to fetches that wait to be read or relayed.
     pub fetched: fetched::Pool,
     /// Sleeps and fetches under way.
     pub operations: operation::Pool,
+    /// When these must be over.
+    pub deadlines: Deadlines,
     /// Outgoing connections.
     pub upstream: Rc<Upstream>,
     ready: RefCell<VecDeque<(Completion, Outcome)>>,
     ending: Cell<Ending>,
-    pump: RefCell<Option<Waker>>,
+    /// It runs, or is about to.
+    is_pump_woken: Cell<bool>,
     beat: Arc<Beat>,
 }
 
@@ -79,7 +84,51 @@ impl Drop for Inside<'_> {
 #[derive(Clone)]
 pub struct Remote {
     number: u32,
-    jobs: UnboundedSender<Job>,
+    inbox: Arc<Inbox>,
+}
+
+/// Jobs that other threads leave for a worker.
+#[derive(Default)]
+struct Inbox {
+    /// `None` after the worker has ended.
+    jobs: Mutex<Option<Vec<Job>>>,
+    /// There may be some: so that the pump needs no lock to see that there are none.
+    is_filled: AtomicBool,
+    /// Wakes [`pump`]; there once that has run.
+    pump: OnceLock<Waker>,
+}
+
+impl Inbox {
+    fn put(&self, job: Job) {
+        match &mut *self.lock() {
+            Some(jobs) => jobs.push(job),
+            // The end of the process: the job is dropped.
+            None => return,
+        }
+        // In this order: whoever is woken sees the mark, and whoever sees the mark sees the job.
+        self.is_filled.store(true, Ordering::Release);
+        if let Some(waker) = self.pump.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What is there.
+    fn empty(&self) -> Vec<Job> {
+        if !self.is_filled.load(Ordering::Relaxed) || !self.is_filled.swap(false, Ordering::Acquire)
+        {
+            return Vec::new();
+        }
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What is left when nobody looks any more.
+    fn close(&self) -> Vec<Job> {
+        self.lock().take().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Remote {
@@ -94,8 +143,7 @@ impl Remote {
         if self.is_current() {
             with_current(|worker| job(worker));
         } else {
-            // A send fails only when the worker has ended, at the end of the process.
-            let _ = self.jobs.send(Box::new(job));
+            self.inbox.put(Box::new(job));
         }
     }
 }
@@ -124,19 +172,24 @@ impl Worker {
         if let Some(worker) = current() {
             return worker;
         }
-        let (jobs, inbox) = unbounded_channel();
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let remote = Remote { number, jobs };
+        let inbox = Arc::new(Inbox {
+            jobs: Mutex::new(Some(Vec::new())),
+            ..Inbox::default()
+        });
+        let remote = Remote { number, inbox };
         let worker = Rc::new(Self {
             host: host.clone(),
             remote: remote.clone(),
+            connections: Connections::default(),
             requests: request::Requests::default(),
             fetched: fetched::Pool::default(),
             operations: operation::Pool::default(),
+            deadlines: Deadlines::default(),
             upstream: Rc::new(Upstream::new(&host.config.fetch)),
             ready: RefCell::default(),
             ending: Cell::default(),
-            pump: RefCell::default(),
+            is_pump_woken: Cell::new(true),
             beat: Arc::default(),
         });
         NUMBER.set(number);
@@ -144,13 +197,14 @@ impl Worker {
             current.get_or_init(|| worker.clone());
         });
         host.add_worker(remote, worker.beat.clone());
-        actix_rt::spawn(pump(worker.clone(), inbox));
-        actix_rt::spawn(request::watch_deadlines(worker.clone()));
+        actix_rt::spawn(pump(worker.clone()));
+        actix_rt::spawn(deadline::watch(worker.clone()));
+        actix_rt::spawn(connection::watch(worker.clone()));
         worker
     }
 
     /// Notes that the worker goes into an extension.
-    pub fn enter(&self, context: &Context) -> Inside<'_> {
+    pub fn enter(&self, context: &extension::Context) -> Inside<'_> {
         let beat = &*self.beat;
         // The worker is the only writer, so that two plain steps do what an atomic one would.
         beat.turn.store(
@@ -166,8 +220,17 @@ impl Worker {
         self.ready.borrow_mut().push_back((completion, outcome));
         if self.is_ending() {
             self.drain();
-        } else if let Some(waker) = self.pump.borrow_mut().take() {
-            waker.wake();
+        } else {
+            self.wake_pump();
+        }
+    }
+
+    /// Has the pump look at what is due, once.
+    pub fn wake_pump(&self) {
+        if let Some(waker) = self.remote.inbox.pump.get()
+            && !self.is_pump_woken.replace(true)
+        {
+            waker.wake_by_ref();
         }
     }
 
@@ -204,54 +267,41 @@ enum Ending {
 
 /// What is left to do of a worker whose loop is over: every completion is called, and every request finished, also of those
 /// that were in hand at the end.
-struct Rest {
-    worker: Rc<Worker>,
-    inbox: UnboundedReceiver<Job>,
-}
+struct Rest(Rc<Worker>);
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        self.worker.ending.set(Ending::Yes);
-        self.worker.drain();
-        self.inbox.close();
-        while let Ok(job) = self.inbox.try_recv() {
-            job(&self.worker);
+        let worker = &self.0;
+        worker.ending.set(Ending::Yes);
+        worker.drain();
+        for job in worker.remote.inbox.close() {
+            job(worker);
         }
     }
 }
 
 /// Runs the jobs of other threads and the completions that are due, for as long as the thread lives.
-async fn pump(worker: Rc<Worker>, inbox: UnboundedReceiver<Job>) {
+async fn pump(worker: Rc<Worker>) {
     /// How much is done before the connections get their turn.
     const BATCH: usize = 64;
-    let mut rest = Rest { worker, inbox };
+    let rest = Rest(worker);
     std::future::poll_fn(move |cx| {
-        let Rest { worker, inbox } = &mut rest;
+        let worker = &rest.0;
+        worker.remote.inbox.pump.get_or_init(|| cx.waker().clone());
+        worker.is_pump_woken.set(true);
+        for job in worker.remote.inbox.empty() {
+            job(worker);
+        }
         for _ in 0..BATCH {
             let due = worker.ready.borrow_mut().pop_front();
-            if let Some((completion, outcome)) = due {
-                completion.call(outcome);
-                continue;
-            }
-            match inbox.poll_recv(cx) {
-                Poll::Ready(Some(job)) => job(worker),
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => {
-                    if worker.ready.borrow().is_empty() {
-                        let mut pump = worker.pump.borrow_mut();
-                        if !pump
-                            .as_ref()
-                            .is_some_and(|waker| waker.will_wake(cx.waker()))
-                        {
-                            *pump = Some(cx.waker().clone());
-                        }
-                        return Poll::Pending;
-                    }
-                }
-            }
+            let Some((completion, outcome)) = due else {
+                worker.is_pump_woken.set(false);
+                return Poll::Pending;
+            };
+            completion.call(outcome);
         }
         cx.waker().wake_by_ref();
-        Poll::Pending
+        Poll::<()>::Pending
     })
     .await;
 }

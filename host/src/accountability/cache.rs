@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::source::{Digest, Known};
@@ -90,7 +90,7 @@ impl Cache {
         ip: Option<IpAddr>,
         now: SystemTime,
         follows_store: bool,
-    ) -> Option<Result<Accountability, Refusal>> {
+    ) -> Option<Result<Arc<Accountability>, Refusal>> {
         let shard = self.shard(digest).read();
         let shard = shard.unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(digest)?;
@@ -201,15 +201,15 @@ mod tests {
 
     fn user(name: &str) -> Outcome {
         Ok(Known {
-            who: Accountability {
+            who: Arc::new(Accountability {
                 user: Some(name.into()),
                 ..Accountability::default()
-            },
+            }),
             ..Known::default()
         })
     }
 
-    fn find(cache: &Cache, digest: u8) -> Option<Result<Accountability, Refusal>> {
+    fn find(cache: &Cache, digest: u8) -> Option<Result<Arc<Accountability>, Refusal>> {
         cache.find(&[digest; 32], None, SystemTime::now(), false)
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 
-use actix_http::header::{self, HeaderMap, HeaderValue};
+use actix_http::header::{self, HeaderMap};
 
 use crate::config::values::TrustProxy;
 
@@ -144,49 +144,6 @@ pub fn write_peer(text: &mut Vec<u8>, peer: SocketAddr) {
     }
 }
 
-/// A header's value as text. One in ASCII, as nearly all are, is not copied: the header's own bytes are shared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderText(Text);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Text {
-    /// So many bytes of a value in ASCII.
-    Shared(HeaderValue, usize),
-    Own(String),
-}
-
-impl HeaderText {
-    /// The first `bytes_max` bytes of a value; what is not UTF-8 in them is replaced.
-    pub fn new(value: &HeaderValue, bytes_max: usize) -> HeaderText {
-        let length = value.len().min(bytes_max);
-        let bytes = &value.as_bytes()[..length];
-        // Without an early end, so that sixteen bytes are one step.
-        let is_ascii = bytes.iter().fold(0, |all, byte| all | byte) < 0x80;
-        HeaderText(if is_ascii {
-            Text::Shared(value.clone(), length)
-        } else {
-            Text::Own(String::from_utf8_lossy(bytes).into_owned())
-        })
-    }
-
-    /// The text's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        match &self.0 {
-            Text::Shared(value, length) => &value.as_bytes()[..*length],
-            Text::Own(text) => text.as_bytes(),
-        }
-    }
-}
-
-impl Deref for HeaderText {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        // ASCII, or a String.
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use actix_http::header::HeaderValue;
@@ -273,16 +230,6 @@ mod tests {
                 peer.ip().to_canonical().to_string()
             );
         }
-    }
-
-    #[test]
-    fn a_header_reads_as_text_whatever_it_holds() {
-        let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
-        assert_eq!(&*HeaderText::new(&value(b"curl/8"), 1024), "curl/8");
-        assert_eq!(&*HeaderText::new(&value(b"curl/8"), 4), "curl");
-        assert_eq!(&*HeaderText::new(&value("é".as_bytes()), 1024), "é");
-        assert_eq!(&*HeaderText::new(&value("aé".as_bytes()), 2), "a\u{fffd}");
-        assert_eq!(&*HeaderText::new(&value(b"\xff"), 1024), "\u{fffd}");
     }
 
     #[test]

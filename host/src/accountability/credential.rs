@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use actix_http::header::{self, HeaderMap};
 
 use super::{AuthError, Refusal};
+use crate::noted::Noted;
 
 /// The query parameter that holds a token.
 pub const QUERY_PARAMETER: &str = "access_token";
@@ -50,10 +51,17 @@ impl Credential<'_> {
 /// Where there are several, or one that cannot be one.
 pub fn presented<'a>(
     headers: &'a HeaderMap,
-    url: &'a str,
+    noted: &Noted,
+    query: Option<&'a str>,
 ) -> Result<Option<Credential<'a>>, AuthError> {
-    let query = in_query(url);
-    if let Some(token) = in_header(headers) {
+    let query = query.filter(|_| noted.may_hold_token);
+    let query = query.map_or(Queried::Nothing, in_query);
+    let in_header = if noted.has_authorization {
+        in_header(headers)
+    } else {
+        None
+    };
+    if let Some(token) = in_header {
         return match query {
             Queried::Nothing => checked(Place::Header, Cow::Borrowed(token)),
             Queried::Token(_) | Queried::Compound => Err(Refusal::SeveralTokens.into()),
@@ -62,6 +70,7 @@ pub fn presented<'a>(
     match query {
         Queried::Token(token) => checked(Place::Query, token),
         Queried::Compound => Err(Refusal::InvalidCredentials.into()),
+        Queried::Nothing if !noted.may_hold_our_cookie => Ok(None),
         Queried::Nothing => {
             in_cookie(headers).map_or(Ok(None), |token| checked(Place::Cookie, token))
         }
@@ -94,10 +103,7 @@ enum Queried<'a> {
     Compound,
 }
 
-fn in_query(url: &str) -> Queried<'_> {
-    let Some((_, query)) = url.split_once('?') else {
-        return Queried::Nothing;
-    };
+fn in_query(query: &str) -> Queried<'_> {
     let mut parameters = query.split('&').filter_map(token_parameter);
     match (parameters.next(), parameters.next()) {
         (None, _) => Queried::Nothing,
@@ -115,9 +121,18 @@ pub(super) enum Parameter<'a> {
     Nested,
 }
 
+/// Whether a query may hold a token: whether the name of any parameter begins like one's. Most do not.
+pub fn may_hold_token(query: &str) -> bool {
+    let mut is_first = true;
+    query.bytes().any(|byte| {
+        let begins = is_first && matches!(byte, b'a' | b'%');
+        is_first = byte == b'&';
+        begins
+    })
+}
+
 /// Tells whether one `name=value` of a query stands for a token, whatever of its name is percent-encoded.
 pub(super) fn token_parameter(parameter: &str) -> Option<Parameter<'_>> {
-    // Nearly no parameter gets beyond this.
     if !parameter.starts_with(['a', '%']) {
         return None;
     }
@@ -160,7 +175,7 @@ fn value_of_cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<Cow<'a, [
 }
 
 /// Whether a Cookie header may hold one of Directus's, whose names all begin with its own: most need not be taken apart.
-pub(super) fn may_be_directus(line: &[u8]) -> bool {
+pub fn may_be_directus(line: &[u8]) -> bool {
     // Eight bytes at a time are one comparison.
     line.windows(8)
         .any(|eight| <[u8; 8]>::try_from(eight).is_ok_and(|eight| eight == *b"directus"))

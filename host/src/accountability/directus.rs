@@ -83,7 +83,7 @@ impl Directus {
             _ => None,
         };
         Ok(Verdict::Known(Known {
-            who,
+            who: who.into(),
             expires,
             // A policy there may count for some addresses alone.
             only: asked.ip,

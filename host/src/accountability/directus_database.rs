@@ -83,19 +83,19 @@ impl DirectusDatabase {
             .iter()
             .map(|(id, _)| id.as_str().into())
             .collect();
+        let mut who = Accountability {
+            user: Some(user.id.into()),
+            role: ids.first().cloned(),
+            roles: ids,
+            role_names: user
+                .roles
+                .iter()
+                .map(|(_, name)| name.as_str().into())
+                .collect(),
+            session: claimed.and_then(|claimed| claimed.who.session.clone()),
+            ..Accountability::default()
+        };
         let mut known = Known {
-            who: Accountability {
-                user: Some(user.id.into()),
-                role: ids.first().cloned(),
-                roles: ids,
-                role_names: user
-                    .roles
-                    .iter()
-                    .map(|(_, name)| name.as_str().into())
-                    .collect(),
-                session: claimed.and_then(|claimed| claimed.who.session.clone()),
-                ..Accountability::default()
-            },
             expires: claimed.map(|claimed| claimed.expires),
             keep: self.keep,
             ..Known::default()
@@ -103,8 +103,8 @@ impl DirectusDatabase {
         for policy in user.policies {
             match policy.from {
                 None => {
-                    known.who.admin |= policy.admin;
-                    known.who.app |= policy.app;
+                    who.admin |= policy.admin;
+                    who.app |= policy.app;
                 }
                 Some(from) => known.grants.push(Grant {
                     admin: policy.admin,
@@ -113,6 +113,7 @@ impl DirectusDatabase {
                 }),
             }
         }
+        known.who = who.into();
         known
     }
 }

@@ -93,7 +93,9 @@ impl Own {
             return Ok(Verdict::Refused(Refusal::InvalidCredentials));
         }
         let mut known = known(&user);
-        known.who.session.clone_from(&claimed.who.session);
+        Arc::make_mut(&mut known.who)
+            .session
+            .clone_from(&claimed.who.session);
         known.expires = Some(claimed.expires);
         Ok(Verdict::Known(known))
     }
@@ -147,7 +149,7 @@ pub fn known(user: &User) -> Known {
         }
     }
     Known {
-        who,
+        who: who.into(),
         from,
         keep: KEEP,
         ..Known::default()

@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::credential::{
-    QUERY_PARAMETER, REFRESH_COOKIE, SESSION_COOKIE, cookie, decode, may_be_directus,
-    token_parameter,
+    QUERY_PARAMETER, REFRESH_COOKIE, SESSION_COOKIE, cookie, decode, token_parameter,
 };
+use crate::noted::Noted;
 
 /// Removes every `access_token` from the query of a URL (path and query, as sent), in whatever way its name is encoded,
 /// lists and objects included. A question mark with nothing left behind it goes, too.
@@ -41,13 +41,13 @@ pub fn redact_url(url: &str) -> Cow<'_, str> {
 
 /// Removes `Authorization` (but for the scheme Basic, where `keep_basic` says so: it is never a credential of this host),
 /// Directus's cookies, and a `Referer` that holds a token.
-pub fn redact_headers(headers: &mut HeaderMap, keep_basic: bool) {
-    if headers.contains_key(header::AUTHORIZATION) {
+pub fn redact_headers(headers: &mut HeaderMap, noted: &Noted, keep_basic: bool) {
+    if noted.has_authorization {
         filter(headers, header::AUTHORIZATION, |value| {
             (keep_basic && is_basic(value)).then_some(Cow::Borrowed(value))
         });
     }
-    if headers.get_all(header::COOKIE).any(holds_ours) {
+    if noted.may_hold_our_cookie && headers.get_all(header::COOKIE).any(holds_ours) {
         filter(headers, header::COOKIE, redact_cookies);
     }
     if headers
@@ -92,7 +92,7 @@ fn is_semicolon(byte: &u8) -> bool {
 }
 
 fn holds_ours(value: &HeaderValue) -> bool {
-    may_be_directus(value.as_bytes()) && value.as_bytes().split(is_semicolon).any(is_ours)
+    value.as_bytes().split(is_semicolon).any(is_ours)
 }
 
 fn is_ours(part: &[u8]) -> bool {
@@ -152,7 +152,8 @@ mod tests {
 
     fn redacted(lines: &[(&'static str, &'static str)], keep_basic: bool) -> Vec<(String, String)> {
         let mut headers = headers(lines);
-        redact_headers(&mut headers, keep_basic);
+        let noted = Noted::of(&headers, None, false);
+        redact_headers(&mut headers, &noted, keep_basic);
         let mut left: Vec<_> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))

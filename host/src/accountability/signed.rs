@@ -19,7 +19,7 @@ impl Source for BySecret {
                 Verdict::Refused(Refusal::InvalidCredentials)
             }
             Signed::Good(claimed) => Verdict::Known(Known {
-                who: claimed.who.clone(),
+                who: claimed.who.clone().into(),
                 expires: Some(claimed.expires),
                 keep: KEEP,
                 ..Known::default()

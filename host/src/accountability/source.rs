@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::jwt::Signed;
@@ -63,7 +64,7 @@ pub struct Unavailable;
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     /// The user, without what belongs to a single request.
-    pub who: Accountability,
+    pub who: Arc<Accountability>,
     /// From where the user may ask; empty: from everywhere.
     pub from: Vec<Network>,
     /// More rights, from some addresses.
@@ -92,7 +93,7 @@ pub const KEEP: Duration = Duration::from_secs(60);
 
 impl Known {
     /// Who asks, for a request from this address.
-    pub fn at(&self, ip: Option<IpAddr>) -> Result<Accountability, Refusal> {
+    pub fn at(&self, ip: Option<IpAddr>) -> Result<Arc<Accountability>, Refusal> {
         let is_in = |networks: &[Network]| {
             ip.is_some_and(|ip| networks.iter().any(|network| network.contains(ip)))
         };
@@ -101,6 +102,7 @@ impl Known {
         }
         let mut who = self.who.clone();
         for grant in self.grants.iter().filter(|grant| is_in(&grant.from)) {
+            let who = Arc::make_mut(&mut who);
             who.admin |= grant.admin;
             who.app |= grant.app;
         }

@@ -79,10 +79,11 @@ impl Base {
         if !(target.is_empty() || target.starts_with(['/', '?'])) {
             return None;
         }
-        if target
-            .bytes()
-            .any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#')
-        {
+        // Without an early end, so that sixteen bytes are one step.
+        let is_bad = target.bytes().fold(false, |is_bad, byte| {
+            is_bad | (byte <= b' ') | (byte == 0x7f) | (byte == b'#')
+        });
+        if is_bad {
             return None;
         }
         if !self.path.is_empty() && climbs(target) {
