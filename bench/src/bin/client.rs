@@ -59,7 +59,13 @@ fn idle(port: &str, path: &str, count: usize) -> io::Result<()> {
     }
     println!("{count} connections are open");
     io::stdin().read_to_end(&mut Vec::new())?;
-    drop(open);
+    for stream in open {
+        stream.set_nonblocking(true)?;
+        if !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        {
+            return Err(io::Error::other("a connection was closed meanwhile"));
+        }
+    }
     Ok(())
 }
 

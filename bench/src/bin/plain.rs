@@ -19,6 +19,8 @@ fn main() -> std::io::Result<()> {
         })
         .workers(1)
         .max_connections(25_000)
+        .keep_alive(extension_host_bench::KEEP_ALIVE)
+        .tcp_nodelay(true)
         .bind(("127.0.0.1", port))?
         .run(),
     )
