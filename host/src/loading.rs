@@ -24,8 +24,8 @@ pub struct Marks(Vec<Mark>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
-    /// Behind all links, so that a link that is switched counts as a change.
     path: PathBuf,
+    /// Of the file behind all links, with the inode, so that a link that is switched counts as a change.
     device: u64,
     inode: u64,
     size: u64,
@@ -60,18 +60,18 @@ impl Marks {
         Self(mark(path).into_iter().collect())
     }
 
-    /// The folders that hold the files, behind all links.
-    pub fn folders(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().filter_map(|mark| mark.path.parent())
+    /// The folders that hold the files, behind all links as they lead now.
+    pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let behind = self.0.iter().flat_map(|mark| mark.path.canonicalize());
+        behind.filter_map(|path| path.parent().map(Path::to_owned))
     }
 }
 
 fn mark(path: &Path) -> Option<Mark> {
-    let path = path.canonicalize().ok()?;
-    let about = fs::metadata(&path).ok()?;
+    let about = fs::metadata(path).ok()?;
     let modified_ns = i128::from(about.mtime()) * 1_000_000_000 + i128::from(about.mtime_nsec());
     Some(Mark {
-        path,
+        path: path.to_owned(),
         device: about.dev(),
         inode: about.ino(),
         size: about.size(),
