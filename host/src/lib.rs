@@ -24,6 +24,7 @@ pub mod log;
 pub mod new;
 pub mod operation;
 pub mod own;
+pub mod pages;
 pub mod registry;
 pub mod reply;
 pub mod request;
