@@ -12,4 +12,4 @@ pub mod routes;
 
 pub use self::context::{Context, Flight};
 pub use self::error::{LoadError, Reason};
-pub use self::instance::Extension;
+pub use self::instance::{Extension, Making};

@@ -28,6 +28,7 @@ pub mod new;
 pub mod noted;
 pub mod operation;
 pub mod own;
+pub mod pages;
 pub mod registry;
 pub mod reply;
 pub mod request;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::env::Env;
 use crate::extension::discovery::{self, Discovered, Discovery, Found};
 use crate::extension::library::Checked;
-use crate::extension::{Extension, LoadError, Reason, manifest};
+use crate::extension::{Extension, LoadError, Making, Reason, manifest};
 use crate::log::{self, Level};
 use crate::registry::{Entry, Registry, State, ids, whole};
 use crate::server::Host;
@@ -24,8 +24,8 @@ pub struct Marks(Vec<Mark>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
-    /// Behind all links, so that a link that is switched counts as a change.
     path: PathBuf,
+    /// Of the file behind all links, with the inode, so that a link that is switched counts as a change.
     device: u64,
     inode: u64,
     size: u64,
@@ -60,18 +60,18 @@ impl Marks {
         Self(mark(path).into_iter().collect())
     }
 
-    /// The folders that hold the files, behind all links.
-    pub fn folders(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().filter_map(|mark| mark.path.parent())
+    /// The folders that hold the files, behind all links as they lead now.
+    pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let behind = self.0.iter().flat_map(|mark| mark.path.canonicalize());
+        behind.filter_map(|path| path.parent().map(Path::to_owned))
     }
 }
 
 fn mark(path: &Path) -> Option<Mark> {
-    let path = path.canonicalize().ok()?;
-    let about = fs::metadata(&path).ok()?;
+    let about = fs::metadata(path).ok()?;
     let modified_ns = i128::from(about.mtime()) * 1_000_000_000 + i128::from(about.mtime_nsec());
     Some(Mark {
-        path,
+        path: path.to_owned(),
         device: about.dev(),
         inode: about.ino(),
         size: about.size(),
@@ -137,6 +137,7 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
         });
     }
     let env = host.env.load_full();
+    let mut making = Making::new(&env, host);
     // Afterwards, when the host serves, what has changed is little, and the workers need the cores.
     let mut ahead = before
         .entries
@@ -151,7 +152,7 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
                 next.entries.push(known.clone())
             }
             _ => {
-                let (entry, what) = attempt(host, &env, known, found, (marks, checked), &mut next);
+                let (entry, what) = attempt(&mut making, known, found, (marks, checked), &mut next);
                 changes.push(Change {
                     folder: entry.folder.clone(),
                     what,
@@ -287,8 +288,7 @@ fn is_due(known: &Entry, marks: &Marks, env: &Env, scope: &Scope<'_>, next: &Reg
 
 /// Loads what is in a folder now; where that fails, what was served before stays.
 fn attempt(
-    host: &Arc<Host>,
-    env: &Env,
+    making: &mut Making<'_>,
     known: Option<&Entry>,
     found: Found,
     (marks, checked): Prepared,
@@ -308,14 +308,15 @@ fn attempt(
     };
     if let Ok(Discovered { manifest, .. }) = &outcome
         && let Some(switch) = manifest.enabled_by.clone()
-        && !manifest.is_enabled(env)
+        && !manifest.is_enabled(making.env)
     {
         next.unmount(&folder);
         return (entry(folder, State::Off(switch), None), What::Off);
     }
     let generation = before.map_or(1, |before| before.generation + 1);
     let loaded = outcome.and_then(|discovered| {
-        let made = Extension::create(&folder, &path, discovered, checked, generation, env, host);
+        let made = Extension::create(&folder, &path, discovered, checked, generation, making);
+        let host = making.host;
         let mounted = made.and_then(|extension| {
             let state = next
                 .mount(&extension, &host.config)

@@ -149,14 +149,16 @@ impl Db {
                 .max_connections(SQLITE_CONNECTIONS)
                 .idle_timeout(None)
                 .max_lifetime(None)
+                // No network lies between: what a test would find, the query finds.
+                .test_before_acquire(false)
                 .after_connect(move |connection, _| {
                     Box::pin(async move {
-                        for pragma in sqlite_pragmas(writable) {
-                            sqlx::query(sqlx::AssertSqlSafe(pragma))
-                                .execute(&mut *connection)
-                                .await?;
-                        }
-                        Ok(())
+                        // All at once: each statement on its own would be a way to the connection's thread and back.
+                        let pragmas = sqlx::AssertSqlSafe(sqlite_pragmas(writable));
+                        sqlx::raw_sql(pragmas)
+                            .execute(&mut *connection)
+                            .await
+                            .map(drop)
                     })
                 })
         };
@@ -201,17 +203,15 @@ async fn count_change(change: &mut Transaction<'static, Any>) -> Result<(), Stor
     Ok(())
 }
 
-fn sqlite_pragmas(writable: bool) -> Vec<String> {
-    let mut pragmas = vec![
-        format!("PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"),
-        format!("PRAGMA cache_size = -{SQLITE_CACHE_KIB}"),
-        "PRAGMA mmap_size = 0".to_owned(),
-    ];
+fn sqlite_pragmas(writable: bool) -> String {
+    let mut pragmas = format!(
+        "PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}; PRAGMA cache_size = -{SQLITE_CACHE_KIB}; PRAGMA mmap_size = 0;"
+    );
     if writable {
-        pragmas.push("PRAGMA journal_mode = WAL".to_owned());
-        // A change that was answered must survive the machine's fall, too.
-        pragmas.push("PRAGMA synchronous = FULL".to_owned());
-        pragmas.push("PRAGMA foreign_keys = ON".to_owned());
+        // A change that was answered must survive the machine's fall, too: hence FULL.
+        pragmas.push_str(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+        );
     }
     pragmas
 }

@@ -145,7 +145,7 @@ fn watch_folders(watcher: &mut RecommendedWatcher, watched: &mut HashSet<PathBuf
     for (path, marks) in &seen.extensions {
         wanted.insert(path.clone());
         wanted.insert(path.join("dist"));
-        wanted.extend(marks.folders().map(Path::to_owned));
+        wanted.extend(marks.folders());
     }
     for gone in watched.difference(&wanted).filter(|gone| gone.exists()) {
         let _ = watcher.unwatch(gone);

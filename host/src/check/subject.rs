@@ -19,7 +19,7 @@ use crate::config::values::Secret;
 use crate::config::{self, Config};
 use crate::env::Env;
 use crate::extension::discovery::{self, Found};
-use crate::extension::{Extension, LoadError};
+use crate::extension::{Extension, LoadError, Making};
 use crate::log::{self, Level};
 use crate::registry::{Registry, whole};
 use crate::server::{self, Host};
@@ -205,7 +205,8 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, LoadError> {
     );
     let env = host.env.load_full();
     let mut registry = Registry::default();
-    let made = Extension::create(&folder, &path, discovered, None, 1, &env, host);
+    let mut making = Making::new(&env, host);
+    let made = Extension::create(&folder, &path, discovered, None, 1, &mut making);
     let mounted = made.and_then(|extension| {
         let state = registry.mount(&extension, &host.config)?;
         registry.entries.push(crate::registry::Entry {

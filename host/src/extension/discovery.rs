@@ -102,14 +102,17 @@ fn passed_over(entry: &DirEntry) -> Option<&'static str> {
     if entry.file_name().to_str().is_none() {
         return Some("its name is not UTF-8");
     }
-    // Follows a link, as `DirEntry::metadata` would not.
-    match fs::metadata(entry.path()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Some("it is a link that leads nowhere");
+    // Most are folders, which the system has said already.
+    if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        // Follows a link, as `DirEntry::metadata` would not.
+        match fs::metadata(entry.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Some("it is a link that leads nowhere");
+            }
+            Ok(metadata) if !metadata.is_dir() => return Some("it is not a folder"),
+            // What cannot be looked into is reported as an extension that cannot be loaded.
+            Err(_) | Ok(_) => {}
         }
-        Ok(metadata) if !metadata.is_dir() => return Some("it is not a folder"),
-        // What cannot be looked into is reported as an extension that cannot be loaded.
-        Err(_) | Ok(_) => {}
     }
     match fs::symlink_metadata(entry.path().join(manifest::FILE_NAME)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some("it holds no extension.toml"),

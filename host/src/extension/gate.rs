@@ -69,16 +69,17 @@ impl Entry {
 /// # Errors
 /// Says what keeps the library from being loaded, both sides of a mismatch and what to do about it.
 pub fn check(library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
-    check_copy(library, library, allow_panic_abort)
+    check_file(library)?;
+    let file = File::open(library).map_err(|error| Reason::unreadable(library, error))?;
+    check_copy(file, library, allow_panic_abort)
 }
 
-/// Like [`check`], of a copy; messages name the `library` that the operator knows.
+/// Whether it is a file at all. Before it is opened: a named pipe would keep the host waiting.
 ///
 /// # Errors
-/// As [`check`].
-pub fn check_copy(copy: &Path, library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
-    // Before it is opened: a named pipe would keep the host waiting.
-    let metadata = fs::metadata(copy).map_err(|error| Reason::unreadable(library, error))?;
+/// Where it is none, or cannot be looked at.
+pub fn check_file(library: &Path) -> Result<(), Reason> {
+    let metadata = fs::metadata(library).map_err(|error| Reason::unreadable(library, error))?;
     if !metadata.is_file() {
         return Err(not_a_library(
             library,
@@ -89,8 +90,15 @@ pub fn check_copy(copy: &Path, library: &Path, allow_panic_abort: bool) -> Resul
             },
         ));
     }
-    let file = File::open(copy).map_err(|error| Reason::unreadable(library, error))?;
-    let data = ReadCache::new(file);
+    Ok(())
+}
+
+/// Like [`check`], of a copy; messages name the `library` that the operator knows.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_copy(copy: File, library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
+    let data = ReadCache::new(copy);
     let found = find_entry(&data, HOST).map_err(|fault| fault.about(library))?;
     let entry = decode(found, library)?;
     accept(entry, allow_panic_abort, library)

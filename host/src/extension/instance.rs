@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use extension_api::abi::*;
@@ -71,7 +73,7 @@ unsafe impl Sync for Instance {}
 
 impl Extension {
     /// Loads the library and makes the instance. May block for a while: not for a worker. `ahead` is the library where it
-    /// has been copied and checked already.
+    /// has been copied and checked already; its `create` runs on the thread `aside`.
     ///
     /// # Errors
     /// Each reason for which the extension cannot be served.
@@ -81,8 +83,7 @@ impl Extension {
         discovered: Discovered,
         ahead: Option<Result<Checked, Reason>>,
         generation: u64,
-        env: &Env,
-        host: &Arc<Host>,
+        Making { env, host, aside }: &mut Making<'_>,
     ) -> Result<Arc<Self>, Reason> {
         let Discovered { manifest, library } = discovered;
         let context = Context::new(folder, &manifest, env, host)?;
@@ -104,15 +105,20 @@ impl Extension {
             .cast_mut()
             .cast::<ext_context>();
         let patience = Duration::from_millis(host.config.limits.create_timeout_ms);
-        let (status, instance) = within(patience, Ctx(ctx), move |ctx| {
+        let ctx = Ctx(ctx);
+        let run_create = move || {
+            // The whole of it goes to the other thread, and not the pointer alone, which must not.
+            let ctx = ctx;
             let mut instance = std::ptr::null_mut();
             // SAFETY: the hook is the library's own; the table is constant, and the context is never freed.
             let status = unsafe { create(&raw const CALLBACKS, ctx.0, &raw mut instance) };
             (status, Instance(instance))
-        })
-        .ok_or(Reason::CreateTimeout {
-            waited_ms: host.config.limits.create_timeout_ms,
-        })?;
+        };
+        let (status, instance) = aside
+            .run(patience, run_create)
+            .ok_or(Reason::CreateTimeout {
+                waited_ms: host.config.limits.create_timeout_ms,
+            })?;
         let Declared {
             endpoints,
             refusal,
@@ -231,7 +237,7 @@ impl Extension {
             if Instant::now() >= deadline {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(2));
         }
         true
     }
@@ -259,23 +265,62 @@ struct Ctx(*mut ext_context);
 // SAFETY: the header lets `create` be called on any thread that is no worker; the pointer is only handed on.
 unsafe impl Send for Ctx {}
 
-/// Runs a hook on a thread of its own and waits for it, but not for ever: one that hangs must not keep the others from being
-/// served. Its thread is then left to itself.
-fn within<A: Send + 'static, R: Send + 'static>(
-    patience: Duration,
-    given: A,
-    hook: impl FnOnce(A) -> R + Send + 'static,
-) -> Option<R> {
-    let (done, wait) = std::sync::mpsc::sync_channel(1);
-    let run = move || {
-        // An error says that nobody waits any more.
-        let _ = done.send(hook(given));
-    };
-    std::thread::Builder::new()
-        .name("create".to_owned())
-        .spawn(run)
-        .ok()?;
-    wait.recv_timeout(patience).ok()
+/// What extensions are made with, one after the other.
+pub struct Making<'a> {
+    /// The variables that they may be given.
+    pub env: &'a Env,
+    /// What they are made for.
+    pub host: &'a Arc<Host>,
+    aside: Aside,
+}
+
+impl<'a> Making<'a> {
+    /// For the extensions of this host.
+    pub fn new(env: &'a Env, host: &'a Arc<Host>) -> Self {
+        Self {
+            env,
+            host,
+            aside: Aside::default(),
+        }
+    }
+}
+
+/// A thread for hooks that may hang, started with the first of them and ended by the drop. One for all: with each library
+/// that has thread-locals, a thread costs more to start.
+#[derive(Default)]
+struct Aside {
+    hooks: Option<Sender<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Aside {
+    /// Runs a hook and waits for it, but not for ever: one that hangs must not keep the others from being served. Its thread
+    /// is then left to itself, and the next hook gets another.
+    fn run<R: Send + 'static>(
+        &mut self,
+        patience: Duration,
+        hook: impl FnOnce() -> R + Send + 'static,
+    ) -> Option<R> {
+        let (done, wait) = mpsc::sync_channel(1);
+        let hooks = match self.hooks.take() {
+            Some(hooks) => hooks,
+            None => Self::start()?,
+        };
+        let run = Box::new(move || {
+            // An error says that nobody waits any more.
+            let _ = done.send(hook());
+        });
+        hooks.send(run).ok()?;
+        let result = wait.recv_timeout(patience).ok()?;
+        self.hooks = Some(hooks);
+        Some(result)
+    }
+
+    fn start() -> Option<Sender<Box<dyn FnOnce() + Send>>> {
+        let (hooks, next) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let run = move || next.into_iter().for_each(|hook| hook());
+        let thread = thread::Builder::new().name("create".to_owned());
+        thread.spawn(run).ok().map(|_| hooks)
+    }
 }
 
 /// Checks ids and routes.

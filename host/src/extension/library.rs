@@ -4,9 +4,10 @@
 //! old code. Never closed, because `dlclose` of Rust code is not safe: a thread-local destructor may still point into it.
 #![expect(unsafe_code, reason = "loading code cannot be checked by the compiler")]
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::{fs, io, process};
+use std::{io, process};
 
 use extension_api::abi::ext_entry;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -68,25 +69,11 @@ impl Copies {
         let _ = fs::remove_dir_all(&self.folder);
     }
 
-    fn copy(&self, library: &Path) -> Result<PathBuf, Reason> {
+    /// The path of the next copy.
+    fn next(&self, library: &Path) -> PathBuf {
         let name = library.file_name().unwrap_or_default().to_string_lossy();
-        let copy = self.folder.join(format!(
-            "{}-{name}",
-            self.next.fetch_add(1, Ordering::Relaxed)
-        ));
-        match fs::copy(library, &copy) {
-            Ok(_) => Ok(copy),
-            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Err(Reason::NoPermission {
-                    path: library.to_owned(),
-                })
-            }
-            Err(source) => Err(Reason::CannotCopy {
-                library: library.to_owned(),
-                to: copy,
-                source,
-            }),
-        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.folder.join(format!("{number}-{name}"))
     }
 }
 
@@ -119,13 +106,24 @@ impl Checked {
     /// # Errors
     /// Each reason for which a file is not an extension for this host.
     pub fn of(library: &Path, copies: &Copies, allow_panic_abort: bool) -> Result<Self, Reason> {
-        let copy = copies.copy(library)?;
+        gate::check_file(library)?;
+        let copy = copies.next(library);
         let mut checked = Self {
             library: library.to_owned(),
             copy: Some(copy.clone()),
             about: None,
         };
-        checked.about = Some(gate::check_copy(&copy, library, allow_panic_abort)?);
+        let content = copied(library, &copy).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Reason::NoPermission {
+                path: library.to_owned(),
+            },
+            _ => Reason::CannotCopy {
+                library: library.to_owned(),
+                to: copy,
+                source,
+            },
+        })?;
+        checked.about = Some(gate::check_copy(content, library, allow_panic_abort)?);
         Ok(checked)
     }
 
@@ -147,6 +145,18 @@ impl Drop for Checked {
             let _ = fs::remove_file(copy);
         }
     }
+}
+
+/// Copies a file into a new one, by the kernel alone where it can; what comes back is open for reading.
+fn copied(from: &Path, to: &Path) -> io::Result<File> {
+    let mut from = File::open(from)?;
+    let mut to = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(to)?;
+    io::copy(&mut from, &mut to)?;
+    Ok(to)
 }
 
 fn open(library: &Path, copy: PathBuf, about: gate::Entry) -> Result<Loaded, Reason> {
