@@ -7,6 +7,7 @@ mod support;
 
 mod authoring;
 mod conformance;
+mod connections;
 mod faults;
 mod fetch;
 mod http;

@@ -699,12 +699,13 @@ unsafe extern "C" fn sleep(
     let place = Place(op, remote.is_current());
     on_worker(&remote, completion, move |worker, completion| {
         let time = std::time::Duration::from_millis(ms);
-        let work = async move {
-            actix_rt::time::sleep(time).await;
-            Outcome::OK
-        };
         begin(worker, &ctx, request, completion, place, |completion| {
-            operation::start(worker, request, completion, None, None, work)
+            operation::start(worker, request, completion, None, None, |owed| {
+                Box::pin(async move {
+                    actix_rt::time::sleep(time).await;
+                    owed.pay(Outcome::OK);
+                })
+            })
         })
     })
 }
@@ -836,14 +837,15 @@ unsafe extern "C" fn fetch(
         };
         let caller = worker.clone();
         let patience = worker.upstream.patience(&call.limits);
-        let work = async move {
-            match caller.upstream.call(call, body).await {
-                Ok(answer) => Outcome::fetched(fetched::keep(&caller, answer, flight)),
-                Err(failed) => Outcome::failed_because(failed.status, failed.message),
-            }
-        };
         begin(worker, &ctx, request, completion, place, |completion| {
-            operation::start(worker, request, completion, upload, patience, work)
+            operation::start(worker, request, completion, upload, patience, |owed| {
+                Box::pin(async move {
+                    owed.pay(match caller.upstream.call(call, body).await {
+                        Ok(answer) => Outcome::fetched(fetched::keep(&caller, answer, flight)),
+                        Err(failed) => Outcome::failed_because(failed.status, failed.message),
+                    });
+                })
+            })
         })
     })
 }

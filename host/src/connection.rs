@@ -21,7 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::accountability::client::{IpText, write_peer};
 use crate::config::Limits;
-use crate::heap;
+use crate::log::{self, Level};
+use crate::memory;
 use crate::reply::Body;
 use crate::server::Dispatch;
 use crate::worker::Worker;
@@ -282,6 +283,7 @@ impl Future for Serving {
         loop {
             if let Some(requests) = &mut this.requests {
                 let polled = {
+                    let _turn = this.worker.turn();
                     let _on = this.worker.connections.enter(&this.connection);
                     requests.as_mut().poll(cx)
                 };
@@ -422,6 +424,7 @@ pub async fn watch(worker: Rc<Worker>) {
     let shortest = limits.keep_alive_ms.min(limits.client_request_timeout_ms);
     let every = Duration::from_millis((shortest / 8).clamp(20, 1_000));
     let connections = &worker.connections;
+    let mut just_parked = 0;
     loop {
         if connections.open.borrow().is_empty() {
             connections.watched.notified().await;
@@ -429,8 +432,17 @@ pub async fn watch(worker: Rc<Worker>) {
         actix_rt::time::sleep(every).await;
         let now = Instant::now();
         connections.clock.set(now);
-        if connections.look_over(now, limits) >= MANY {
-            heap::give_back();
+        // Those that were told the last time have let go by now.
+        if just_parked >= MANY {
+            memory::give_back();
+        }
+        just_parked = connections.look_over(now, limits);
+        if just_parked > 0 {
+            log::event(
+                Level::Debug,
+                "idle connections gave their buffers back",
+                &[("connections", &just_parked)],
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ use extension_host::dev::Dev;
 use extension_host::new::{self, Wish};
 use extension_host::registry::whole;
 use extension_host::server::{self, Host};
-use extension_host::{account_cli, build, list, log, pages};
+use extension_host::{account_cli, build, list, log, memory};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -108,7 +108,7 @@ fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std:
         }
         ready();
         // The start is over.
-        pages::let_code_go();
+        memory::let_code_go();
     };
     host.load_extensions()?;
     actix_rt::System::new().block_on(server::run(host, listening))?;

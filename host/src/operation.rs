@@ -1,8 +1,8 @@
 //! Sleeps and fetches under way: what calls a completion when it is done, and can be cancelled before.
 //!
-//! One that belongs to a request whose client waits is polled by that client's connection, whose task is woken by it anyway:
-//! a relay costs no task, and no way through the event loop, that a proxy without extensions would not need. Any other
-//! operation is a task of its own.
+//! One that belongs to a request whose client waits for the answer is polled by that client's connection, whose task would be
+//! woken by the outcome anyway: a relay costs no task, and no way through the event loop, that a proxy without extensions would
+//! not need. Any other is a task of its own.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -55,15 +55,15 @@ pub enum UploadPart {
     End(bool),
 }
 
-/// Starts `work` for a request, or for an extension's own. Its outcome goes to `completion`, or EXT_TIMEOUT does after
-/// `patience`, or EXT_CANCELLED.
+/// Starts an operation, for a request or for the extension itself. `work` makes what pays its debt with the outcome; EXT_TIMEOUT
+/// is paid in its place after `patience`.
 pub fn start(
     worker: &Rc<Worker>,
     request: Option<request::Handle>,
     completion: Completion,
     upload: Option<Upload>,
     patience: Option<Duration>,
-    work: impl Future<Output = Outcome> + 'static,
+    work: impl FnOnce(Owed) -> Work,
 ) -> Handle {
     let new = || ((), Local::default());
     let mut place = worker.operations.take(&worker.remote, new);
@@ -72,11 +72,7 @@ pub fn start(
     local.upload = upload;
     drop(local);
     let handle = place.hand_out();
-    let owed = Owed(handle);
-    let work: Work = Box::pin(async move {
-        let outcome = work.await;
-        owed.pay(outcome);
-    });
+    let work = work(Owed(handle));
     let by = match request {
         Some(request) => match request.poll_along(handle, work) {
             Ok(()) => By::Connection(request),
@@ -98,11 +94,12 @@ fn spawn(work: Work) -> AbortHandle {
     actix_rt::spawn(work).abort_handle()
 }
 
-/// A debt of work to its completion.
-struct Owed(Handle);
+/// What work owes to its completion; dropped unpaid, EXT_CANCELLED.
+pub struct Owed(Handle);
 
 impl Owed {
-    fn pay(self, outcome: Outcome) {
+    /// Calls the completion, where the operation has not ended before.
+    pub fn pay(self, outcome: Outcome) {
         if let Some(completion) = self.0.end() {
             completion.call(outcome);
         }

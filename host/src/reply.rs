@@ -38,6 +38,27 @@ pub struct Relayed {
     _flight: Option<Flight>,
     /// So does the connection.
     in_hand: Option<InHand>,
+    is_broken: bool,
+}
+
+impl Relayed {
+    /// The next chunk. An error ends the connection, so that the client sees that the answer is not whole.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, std::io::Error>>> {
+        if self.is_broken {
+            let error = std::io::Error::other("the upstream's answer broke off");
+            return Poll::Ready(Some(Err(error)));
+        }
+        match std::task::ready!(self.body.poll_chunk(cx)) {
+            Some(Err(_)) => {
+                // actix drops what it has not yet written when a body fails: what came before goes out first.
+                self.is_broken = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Ok(chunk)) => Poll::Ready(Some(Ok(chunk))),
+            None => Poll::Ready(None),
+        }
+    }
 }
 
 impl Body {
@@ -73,11 +94,7 @@ impl MessageBody for Body {
             Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Self::Stream(stream) => stream.poll_chunk(cx),
-            // An error here ends the connection, so that the client sees that the answer is not whole.
-            Self::Relay(relayed) => relayed
-                .body
-                .poll_chunk(cx)
-                .map_err(|_| std::io::Error::other("the upstream's answer broke off")),
+            Self::Relay(relayed) => relayed.poll_chunk(cx),
         }
     }
 }
@@ -96,6 +113,7 @@ pub fn relay(
             body,
             _flight: flight,
             in_hand: None,
+            is_broken: false,
         })),
     );
     // `Content-Length` stays among them: the encoder passes over it, except where it alone tells a length (HEAD, 304).

@@ -86,13 +86,33 @@ pub struct Local {
     /// Holds the text of the peer.
     connection: Option<Rc<Connection>>,
     payload: Option<Incoming>,
-    reading: Option<(Completion, tokio::task::AbortHandle)>,
+    reading: Option<Reading>,
     client: Client,
+    /// The connection is polling what is under way, and will see what comes of it.
+    is_being_polled: bool,
     stream: Outgoing,
     watch: Option<Completion>,
     operations: Operations,
     /// The work of those that the connection polls.
     work: Vec<(operation::Handle, Work)>,
+}
+
+/// What is called with the next chunk of a body, and the task that waits for it where the connection does not.
+type Reading = (Completion, Option<tokio::task::AbortHandle>);
+
+impl Local {
+    /// Whether the connection polls what is under way: while its client waits for an answer. If so, has it polled.
+    fn wake_connection(&self) -> bool {
+        match &self.client {
+            Client::Waiting(waker) => {
+                if let Some(waker) = waker.as_ref().filter(|_| !self.is_being_polled) {
+                    waker.wake_by_ref();
+                }
+                true
+            }
+            Client::Ended | Client::Answered(_) | Client::Writing => false,
+        }
+    }
 }
 
 /// What is under way for a request; few have more than one or two at a time.
@@ -559,11 +579,7 @@ impl ClientSide {
         let Some(response) = response else {
             return Err(self);
         };
-        // The connection polls the answer's body from now on.
-        let rest = std::mem::take(&mut self.0.own().borrow_mut().work);
-        for (operation, work) in rest {
-            operation.go_on(work);
-        }
+        self.0.leave_to_tasks();
         Ok(
             if self.0.shared().decision.load(Ordering::Acquire) == STREAMING {
                 response.map_body(|_, size| {
@@ -572,6 +588,8 @@ impl ClientSide {
                         client: self,
                         size: size.declared(),
                         sent: 0,
+                        is_broken: false,
+                        has_paused: false,
                     })
                 })
             } else {
@@ -583,16 +601,33 @@ impl ClientSide {
     /// The answer, or has the task that polls with `cx` woken when it is there. Polls what the extension has under way for it.
     pub fn poll(mut self, cx: &mut Context<'_>) -> Result<Response<Body>, Self> {
         loop {
-            match self.take() {
-                Ok(response) => return Ok(response),
-                Err(waiting) => self = waiting,
-            }
             // Whatever answers while this polls need not wake it.
-            let waker = self.0.change_waker(None);
-            if !self.0.poll_work(cx) {
-                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
-                let waker = waker.unwrap_or_else(|| cx.waker().clone());
-                self.0.change_waker(Some(waker));
+            let is_waiting = {
+                let mut local = self.0.own().borrow_mut();
+                let local = &mut *local;
+                match &mut local.client {
+                    Client::Waiting(waker) => {
+                        if !waker
+                            .as_ref()
+                            .is_some_and(|waker| waker.will_wake(cx.waker()))
+                        {
+                            *waker = Some(cx.waker().clone());
+                        }
+                        local.is_being_polled = true;
+                        true
+                    }
+                    Client::Ended | Client::Answered(_) | Client::Writing => false,
+                }
+            };
+            if !is_waiting {
+                match self.take() {
+                    Ok(response) => return Ok(response),
+                    Err(waiting) => self = waiting,
+                }
+            }
+            let goes_on = self.0.go_on(cx);
+            self.0.own().borrow_mut().is_being_polled = false;
+            if !goes_on {
                 return Err(self);
             }
         }
@@ -614,11 +649,40 @@ pub struct Streaming {
     /// What was declared as Content-Length.
     pub size: Option<u64>,
     sent: u64,
+    /// It ended before it was whole.
+    is_broken: bool,
+    /// What was sent before that has had its chance to go out.
+    has_paused: bool,
 }
 
 impl Streaming {
     /// The next chunk; an error breaks the connection off.
-    pub fn poll_chunk(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, std::io::Error>>> {
+    pub fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, std::io::Error>>> {
+        // Whatever writes while this polls need not wake it.
+        let waker = self.client.0.own().borrow_mut().stream.waker.take();
+        loop {
+            if let Some(polled) = self.waiting() {
+                return Poll::Ready(polled);
+            }
+            if self.is_broken {
+                self.has_paused = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if !call_ready() {
+                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
+                let waker = waker.unwrap_or_else(|| cx.waker().clone());
+                self.client.0.own().borrow_mut().stream.waker = Some(waker);
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// What is there of the stream; the inner `None` is its end.
+    fn waiting(&mut self) -> Option<Option<Result<Bytes, std::io::Error>>> {
         let mut local = self.client.0.own().borrow_mut();
         if let Some(chunk) = local.stream.chunk.take() {
             local.stream.chunk = local.stream.next.take();
@@ -629,24 +693,32 @@ impl Streaming {
             if let Some(size) = self.size.filter(|size| self.sent > *size) {
                 note_length(size, self.sent);
             }
-            return Poll::Ready(Some(Ok(chunk)));
+            return Some(Some(Ok(chunk)));
         }
-        match local.stream.ended {
-            Some(true) => {
-                if let Some(size) = self.size.filter(|size| self.sent != *size) {
-                    note_length(size, self.sent);
-                }
-                Poll::Ready(None)
+        let ended = local.stream.ended?;
+        let other_size = self.size.filter(|size| ended && self.sent != *size);
+        if let Some(size) = other_size.filter(|_| !self.has_paused) {
+            note_length(size, self.sent);
+        }
+        let is_whole = ended && self.size.is_none_or(|size| self.sent >= size);
+        match is_whole {
+            true => Some(None),
+            // actix drops what it has not yet written when a body fails: what came before goes out first.
+            false if !self.has_paused => {
+                self.is_broken = true;
+                None
             }
-            Some(false) => Poll::Ready(Some(Err(std::io::Error::other(
+            false => Some(Some(Err(std::io::Error::other(
                 "the extension broke its answer off",
             )))),
-            None => {
-                local.stream.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
         }
     }
+}
+
+/// Calls what is due on this worker; tells whether anything was.
+fn call_ready() -> bool {
+    // `None` only while the thread itself ends.
+    crate::worker::with_current(|worker| worker.call_ready()).unwrap_or(false)
 }
 
 fn note_length(declared: u64, sent: u64) {
@@ -695,7 +767,7 @@ impl Handle {
             };
             let waker = waker.take();
             local.client = Client::Answered(response);
-            waker
+            waker.filter(|_| !local.is_being_polled)
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -862,23 +934,41 @@ impl Handle {
         match polled {
             Poll::Ready(outcome) => worker.complete(completion, outcome),
             Poll::Pending => {
-                let handle = *self;
-                let task = actix_rt::spawn(async move {
-                    let outcome =
-                        std::future::poll_fn(|cx| match &mut handle.own().borrow_mut().payload {
-                            Some(payload) => payload.poll_chunk(cx).map(Outcome::of_chunk),
-                            None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
-                        })
-                        .await;
-                    let reading = handle.own().borrow_mut().reading.take();
-                    if let Some((completion, _)) = reading {
-                        completion.call(outcome);
-                    }
-                });
-                own.reading = Some((completion, task.abort_handle()));
+                own.reading = Some((completion, None));
+                if !own.wake_connection() {
+                    self.read_in_task(&mut own);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Lets a task of its own wait for what is being read.
+    fn read_in_task(self, local: &mut Local) {
+        let Some((_, task)) = &mut local.reading else {
+            return;
+        };
+        let reading = actix_rt::spawn(async move {
+            let (completion, outcome) = std::future::poll_fn(|cx| self.poll_read(cx)).await;
+            completion.call(outcome);
+        });
+        *task = Some(reading.abort_handle());
+    }
+
+    /// What is being read, once it is there.
+    fn poll_read(self, cx: &mut Context<'_>) -> Poll<(Completion, Outcome)> {
+        let mut local = self.own().borrow_mut();
+        if local.reading.is_none() {
+            return Poll::Pending;
+        }
+        let outcome = match &mut local.payload {
+            Some(payload) => std::task::ready!(payload.poll_chunk(cx).map(Outcome::of_chunk)),
+            None => Outcome::failed(abi::EXT_CANCELLED),
+        };
+        match local.reading.take() {
+            Some((completion, _)) => Poll::Ready((completion, outcome)),
+            None => Poll::Pending,
+        }
     }
 
     /// Takes the body, for a fetch that passes it on. `None`: there is none, or it is being read.
@@ -1033,29 +1123,67 @@ impl Handle {
         Ok(())
     }
 
-    /// Has the connection poll the work of an operation. Gives it back where the connection does not wait for an answer.
+    /// Has the connection poll the work of an operation. Gives it back where no client waits for an answer: then it would be
+    /// polled at the pace at which that one reads.
     pub fn poll_along(&self, operation: operation::Handle, work: Work) -> Result<(), Work> {
         let Some(local) = self.local() else {
             return Err(work);
         };
         let mut local = local.borrow_mut();
-        let Client::Waiting(waker) = &local.client else {
+        if !local.wake_connection() {
             return Err(work);
-        };
-        // Without one, the connection is about to poll for the first time.
-        if let Some(waker) = waker {
-            waker.wake_by_ref();
         }
         local.work.push((operation, work));
         Ok(())
     }
 
-    /// Polls what is under way; tells whether anything of it has come to its end.
+    /// Leaves what is under way to tasks, since the connection writes the answer from now on.
+    fn leave_to_tasks(self) {
+        let mut local = self.own().borrow_mut();
+        if local.reading.is_some() {
+            self.read_in_task(&mut local);
+        }
+        if local.work.is_empty() {
+            return;
+        }
+        let work = std::mem::take(&mut local.work);
+        drop(local);
+        for (operation, work) in work {
+            operation.go_on(work);
+        }
+    }
+
+    /// Polls what is under way, and calls what is due; tells whether anything has come to its end.
+    fn go_on(&self, cx: &mut Context<'_>) -> bool {
+        let is_idle = {
+            let local = self.own().borrow();
+            local.work.is_empty() && local.reading.is_none()
+        };
+        if is_idle {
+            return call_ready();
+        }
+        let has_read = match self.poll_read(cx) {
+            Poll::Ready((completion, outcome)) => {
+                completion.call(outcome);
+                true
+            }
+            Poll::Pending => false,
+        };
+        let has_worked = self.poll_work(cx);
+        call_ready() || has_worked || has_read
+    }
+
     fn poll_work(&self, cx: &mut Context<'_>) -> bool {
         let mut has_ended = false;
         let mut polled = 0;
         // Not lent while it is polled: what is completed may start more, which is polled as well, or cancel some.
-        let mut work = std::mem::take(&mut self.own().borrow_mut().work);
+        let mut work = {
+            let mut local = self.own().borrow_mut();
+            if local.work.is_empty() {
+                return false;
+            }
+            std::mem::take(&mut local.work)
+        };
         loop {
             while let Some((_, next)) = work.get_mut(polled) {
                 if next.as_mut().poll(cx).is_ready() {
@@ -1071,14 +1199,8 @@ impl Handle {
                 local.work = work;
                 return has_ended;
             }
+            polled = work.len();
             work.append(&mut local.work);
-        }
-    }
-
-    fn change_waker(&self, waker: Option<Waker>) -> Option<Waker> {
-        match &mut self.own().borrow_mut().client {
-            Client::Waiting(kept) => std::mem::replace(kept, waker),
-            Client::Ended | Client::Answered(_) | Client::Writing => None,
         }
     }
 
@@ -1168,13 +1290,11 @@ impl Handle {
     }
 }
 
-fn cancel(
-    worker: &Rc<Worker>,
-    reading: Option<(Completion, tokio::task::AbortHandle)>,
-    operations: Operations,
-) {
+fn cancel(worker: &Rc<Worker>, reading: Option<Reading>, operations: Operations) {
     if let Some((completion, task)) = reading {
-        task.abort();
+        if let Some(task) = task {
+            task.abort();
+        }
         worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
     }
     for operation in operations {

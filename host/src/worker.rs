@@ -234,6 +234,30 @@ impl Worker {
         }
     }
 
+    /// Completions that become due while this lives are called by whoever holds it, or by the pump afterwards.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn {
+            worker: self,
+            was_pump_woken: self.is_pump_woken.replace(true),
+        }
+    }
+
+    /// Calls the completions that are due, from a place where no extension is being called; tells whether there were any.
+    pub fn call_ready(&self) -> bool {
+        /// How much is done before others get their turn.
+        const BATCH: usize = 64;
+        let mut has_called = false;
+        for _ in 0..BATCH {
+            let due = self.ready.borrow_mut().pop_front();
+            let Some((completion, outcome)) = due else {
+                break;
+            };
+            completion.call(outcome);
+            has_called = true;
+        }
+        has_called
+    }
+
     /// Whether the thread's loop is over: nothing new can be begun.
     pub fn is_ending(&self) -> bool {
         self.ending.get() != Ending::No
@@ -252,6 +276,21 @@ impl Worker {
             completion.call(outcome);
         }
         self.ending.set(Ending::Yes);
+    }
+}
+
+/// See [`Worker::turn`].
+pub struct Turn<'a> {
+    worker: &'a Worker,
+    was_pump_woken: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.worker.is_pump_woken.set(self.was_pump_woken);
+        if !self.worker.ready.borrow().is_empty() {
+            self.worker.wake_pump();
+        }
     }
 }
 
@@ -282,8 +321,6 @@ impl Drop for Rest {
 
 /// Runs the jobs of other threads and the completions that are due, for as long as the thread lives.
 async fn pump(worker: Rc<Worker>) {
-    /// How much is done before the connections get their turn.
-    const BATCH: usize = 64;
     let rest = Rest(worker);
     std::future::poll_fn(move |cx| {
         let worker = &rest.0;
@@ -292,15 +329,11 @@ async fn pump(worker: Rc<Worker>) {
         for job in worker.remote.inbox.empty() {
             job(worker);
         }
-        for _ in 0..BATCH {
-            let due = worker.ready.borrow_mut().pop_front();
-            let Some((completion, outcome)) = due else {
-                worker.is_pump_woken.set(false);
-                return Poll::Pending;
-            };
-            completion.call(outcome);
+        worker.call_ready();
+        worker.is_pump_woken.set(false);
+        if !worker.ready.borrow().is_empty() {
+            worker.wake_pump();
         }
-        cx.waker().wake_by_ref();
         Poll::<()>::Pending
     })
     .await;

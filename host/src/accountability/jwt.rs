@@ -98,10 +98,6 @@ impl Verifier {
 
 /// What a token says about itself.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, and short-lived: a box would only cost"
-)]
 pub enum Signed {
     /// Nothing: it does not look like a JWT of a Directus, and is another source's affair.
     No,

@@ -43,10 +43,6 @@ pub type Digest = [u8; 32];
 
 /// What a source says.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, and short-lived: a box would only cost"
-)]
 pub enum Verdict {
     /// It is this user's.
     Known(Known),
