@@ -224,6 +224,38 @@ fn a_folder_in_place_of_a_library() {
     );
 }
 
+/// Whoever opens a pipe to read waits until somebody writes: here, nobody does.
+fn pipe(path: &std::path::Path) {
+    fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder");
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.expect("mkfifo runs").success());
+}
+
+#[test]
+fn a_pipe_in_place_of_a_library() {
+    let bad = Extension::empty("directus-extension-pipe").manifest("");
+    let plan = || {
+        let plan = Host::plan();
+        pipe(&bad.put(&plan.extensions_path()).join("dist/libpipe.so"));
+        plan
+    };
+    let parts = ["libpipe.so is not a shared library but a device or pipe"];
+    refused_by(plan, bad.name(), "LIBRARY_INVALID", &parts);
+}
+
+#[test]
+fn a_pipe_in_place_of_a_manifest() {
+    let library = built::c_library("broken.c", &[]);
+    let bad = Extension::empty("directus-extension-pipe").library(library);
+    let plan = || {
+        let plan = Host::plan();
+        pipe(&bad.put(&plan.extensions_path()).join("extension.toml"));
+        plan
+    };
+    let parts = ["extension.toml", "it is a device or pipe"];
+    refused_by(plan, bad.name(), "UNREADABLE", &parts);
+}
+
 #[test]
 fn a_library_that_the_host_may_not_read() {
     unreadable("dist", |folder| {

@@ -132,7 +132,12 @@ fn read_manifest(path: &Path) -> Result<Manifest, Reason> {
         source,
     };
     let unreadable = |error| Reason::unreadable(path, error);
-    if fs::metadata(path).map_err(unreadable)?.len() > manifest::FILE_BYTES_MAX {
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    // Reading a pipe would wait until somebody writes into it. Of a folder, the system says what it is.
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(unreadable(io::Error::other("it is a device or pipe")));
+    }
+    if metadata.len() > manifest::FILE_BYTES_MAX {
         return Err(bad(ManifestError::TooLarge));
     }
     let bytes = fs::read(path).map_err(unreadable)?;
