@@ -30,8 +30,8 @@ use crate::worker::Worker;
 /// How long a connection is idle before it is parked: longer than a busy client pauses, so that it never pays for it.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
-/// So many connections parked at once leave memory that is worth giving back.
-const MANY: usize = 128;
+/// So many parked connections leave memory that is worth giving back.
+const MANY: usize = 16;
 
 /// The peer of a connection that has none any more.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -424,7 +424,7 @@ pub async fn watch(worker: Rc<Worker>) {
     let shortest = limits.keep_alive_ms.min(limits.client_request_timeout_ms);
     let every = Duration::from_millis((shortest / 8).clamp(20, 1_000));
     let connections = &worker.connections;
-    let mut just_parked = 0;
+    let mut let_go = 0;
     loop {
         if connections.open.borrow().is_empty() {
             connections.watched.notified().await;
@@ -433,15 +433,17 @@ pub async fn watch(worker: Rc<Worker>) {
         let now = Instant::now();
         connections.clock.set(now);
         // Those that were told the last time have let go by now.
-        if just_parked >= MANY {
+        if let_go >= MANY {
             memory::give_back();
+            let_go = 0;
         }
-        just_parked = connections.look_over(now, limits);
-        if just_parked > 0 {
+        let parked = connections.look_over(now, limits);
+        let_go += parked;
+        if parked > 0 {
             log::event(
                 Level::Debug,
                 "idle connections gave their buffers back",
-                &[("connections", &just_parked)],
+                &[("connections", &parked)],
             );
         }
     }
