@@ -1,7 +1,7 @@
 //! What becomes of a connection between its requests.
 
 use crate::support::host::request;
-use crate::support::{Connection, Extension, Host, eventually};
+use crate::support::{Connection, Extension, Host};
 
 const PARKED: &str = "idle connections gave their buffers back";
 const ASK: &str = "GET /c-sample/now HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -116,24 +116,4 @@ fn idle_connections_do_not_keep_a_stopping_host() {
     host.signal("TERM");
     assert!(parked.ends() && fresh.ends());
     assert_eq!(host.ended().code, Some(0));
-}
-
-#[test]
-fn the_memory_of_idle_connections_is_given_back() {
-    const COUNT: usize = 1_000;
-    let host = host("");
-    let before = host.resident();
-    let mut open: Vec<Connection> = (0..COUNT).map(|_| host.connect()).collect();
-    for connection in &mut open {
-        connection.send(ASK);
-        answers(connection);
-    }
-    // actix alone keeps 11 KB for each; what is asserted is far from what is reached, because the allocator has a say in it.
-    eventually("less than 8 KB each are kept", || {
-        host.resident().saturating_sub(before) < 8_000 * COUNT as u64
-    });
-    for connection in &mut open {
-        connection.send(ASK);
-        answers(connection);
-    }
 }
