@@ -269,12 +269,98 @@ fn an_answer_that_breaks_off_reaches_the_client_broken_off() {
 
 #[test]
 fn an_answer_without_a_length_ends_with_its_connection() {
-    let upstream = Upstream::start(|_, line| {
-        line.send("HTTP/1.0 200 OK\r\n\r\nall of it");
-        Then::Close
+    for version in ["1.0", "1.1"] {
+        let upstream = Upstream::start(move |_, line| {
+            line.send(format!("HTTP/{version} 200 OK\r\n\r\nall "));
+            std::thread::sleep(Duration::from_millis(50));
+            line.send("of it");
+            Then::Close
+        });
+        let answer = host(&upstream).get("/probe/fetch");
+        assert_eq!((answer.text(), answer.is_whole), ("all of it", true));
+    }
+}
+
+#[test]
+fn an_answer_that_is_longer_than_it_says_spoils_no_other() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsomeHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong",
+    );
+    let host = host(&upstream);
+    for _ in 0..3 {
+        assert_eq!(host.get("/probe/fetch").text(), "some");
+    }
+    assert_eq!(upstream.connections(), 3);
+}
+
+#[test]
+fn an_early_answer_reaches_the_client_before_its_body_is_out() {
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::raw(move |line| {
+        if line.head().is_some() {
+            line.send("HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo much");
+            let _ = wait.lock().expect("a lock").recv_timeout(DEADLINE);
+        }
     });
-    let answer = host(&upstream).get("/probe/fetch");
-    assert_eq!((answer.text(), answer.is_whole), ("all of it", true));
+    let host = host(&upstream);
+    let mut client = host.connect();
+    client.send(
+        "POST /probe/fetch HTTP/1.1\r\nHost: a\r\nX-Flags: 3\r\nContent-Length: 8\r\n\r\nsome",
+    );
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (413, "too much"));
+    end.send(()).expect("the upstream waits");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+}
+
+#[test]
+fn a_body_and_its_answer_go_both_ways_at_once() {
+    const CHUNKS: usize = 3;
+    let upstream = Upstream::raw(|line| {
+        let Some(head) = line.head() else { return };
+        assert_eq!(head.header("transfer-encoding"), Some("chunked"));
+        line.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..CHUNKS {
+            let chunk = line.exactly(8);
+            line.send(chunk);
+        }
+        let end = line.exactly(5);
+        line.send(end);
+    });
+    let host = host(&upstream);
+    let mut client = host.connect();
+    client.send(
+        "POST /probe/fetch HTTP/1.1\r\nHost: a\r\nX-Flags: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    let head = client.head();
+    assert_eq!(head.status, 200);
+    for chunk in [b"3\r\none\r\n", b"3\r\ntwo\r\n", b"3\r\nten\r\n"] {
+        client.send(chunk);
+        assert_eq!(client.take(8), chunk);
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.take(5), b"0\r\n\r\n");
+}
+
+#[test]
+fn what_an_upstream_says_before_its_answer_is_passed_over() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer",
+    );
+    let host = host(&upstream);
+    for _ in 0..2 {
+        let answer = host.get("/probe/fetch");
+        assert_eq!(
+            (answer.status, answer.text(), answer.header("link")),
+            (200, "answer", None)
+        );
+    }
+    let switching = Upstream::answering("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n");
+    let host = plan(&switching).start();
+    let answer = host.get("/probe/fetch");
+    assert!(answer.text().starts_with("fetch -8:"), "{}", answer.text());
 }
 
 #[test]
@@ -410,6 +496,27 @@ fn a_forwarded_request_keeps_its_end_to_end_headers_and_no_others() {
 }
 
 #[test]
+fn nothing_is_sent_that_nobody_asked_for() {
+    let upstream = Upstream::saying("got it");
+    let host = host(&upstream);
+    for (method, length) in [
+        ("GET", None),
+        ("DELETE", None),
+        ("POST", Some("0")),
+        ("PUT", Some("0")),
+        ("PATCH", Some("0")),
+    ] {
+        let before = upstream.calls().len();
+        host.get(&format!("/probe/fetch\nX-Method: {method}"));
+        let call = upstream.calls().remove(before);
+        assert_eq!(call.header("content-length"), length, "{method}");
+        let names = call.headers.iter().map(|(name, _)| name.as_str());
+        let others = names.filter(|name| !matches!(*name, "host" | "content-length"));
+        assert_eq!(others.count(), 0, "{call:?}");
+    }
+}
+
+#[test]
 fn a_body_that_is_forwarded_keeps_its_framing() {
     let upstream = Upstream::saying("got it");
     let host = host(&upstream);
@@ -454,7 +561,6 @@ fn a_forwarded_body_that_breaks_off_is_broken_off_for_the_upstream_too() {
 }
 
 #[test]
-#[ignore = "awc holds a streamed body back until 8 KiB have come together"]
 fn a_forwarded_body_goes_on_as_it_arrives() {
     let (arrived, wait) = std::sync::mpsc::channel();
     let arrived = std::sync::Mutex::new(arrived);
@@ -792,6 +898,33 @@ fn a_certificate_of_an_unknown_authority_is_refused_unless_ssl_cert_file_knows_i
         call.header("host"),
         Some(format!("localhost:{port}").as_str())
     );
+}
+
+#[test]
+fn a_large_body_goes_both_ways_over_tls() {
+    let (pem, config) = authority();
+    let upstream = Upstream::start_tls(config, |call, line| {
+        line.send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            call.body.len()
+        ));
+        line.send(&call.body);
+        Then::Keep
+    });
+    let plan = plan_to(&format!("https://localhost:{}", upstream.address().port()));
+    let file = plan.folder().join("authority.pem");
+    std::fs::write(&file, &pem).expect("a file");
+    let host = plan
+        .option("--workers=1")
+        .variable("SSL_CERT_FILE", file.display().to_string())
+        .start();
+    let body: String = (0..140_000).map(|number| format!("{number:7}")).collect();
+    for _ in 0..2 {
+        let answer = host.ask("POST /probe/fetch\nX-Flags: 3", &body);
+        assert_eq!((answer.status, answer.body.len()), (200, body.len()));
+        assert!(answer.body == body.as_bytes());
+    }
+    assert_eq!(upstream.connections(), 1);
 }
 
 #[test]

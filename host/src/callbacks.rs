@@ -19,13 +19,14 @@ use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use extension_api::abi::*;
+use smallvec::SmallVec;
 
 use self::completion::{Completion, Outcome};
 use crate::breach::{self, Rule};
 use crate::extension::Context;
 use crate::log::{self, Level};
 use crate::reply::{self, Body, Failure, Refusal};
-use crate::upstream::{self, Call, Limits, Outgoing, headers};
+use crate::upstream::{Call, Limits, Outgoing, headers};
 use crate::worker::{Remote, Worker, with_current};
 use crate::{fetched, operation, request};
 
@@ -452,15 +453,22 @@ fn header_of(field: &ext_field) -> Result<(HeaderName, HeaderValue), &'static st
     // What nearly every answer has is neither parsed nor copied.
     let name = match name {
         b"content-type" => header::CONTENT_TYPE,
-        name => HeaderName::from_bytes(name).map_err(|_| "a header's name is not a token")?,
+        name => HeaderName::from_bytes(name).map_err(|_| NOT_A_NAME)?,
     };
     let value = match value {
         b"application/json; charset=utf-8" => reply::JSON,
         b"text/plain; charset=utf-8" => reply::TEXT,
-        value => HeaderValue::from_bytes(value)
-            .map_err(|_| "a header's value holds a control character")?,
+        value => HeaderValue::from_bytes(value).map_err(|_| NOT_A_VALUE)?,
     };
     Ok((name, value))
+}
+
+const NOT_A_NAME: &str = "a header's name is not a token";
+const NOT_A_VALUE: &str = "a header's value holds a control character";
+
+/// Whether an extension has a say in a header: those of the connection, its target and the body's length are the host's.
+fn is_settable(name: &HeaderName) -> bool {
+    !headers::is_hop_by_hop(name) && *name != header::CONTENT_LENGTH && *name != header::HOST
 }
 
 unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_status {
@@ -630,19 +638,14 @@ fn edited(fields: &[ext_field]) -> Result<Vec<(HeaderName, Option<HeaderValue>)>
     let mut edits = Vec::with_capacity(fields.len());
     for field in fields {
         if field.value.ptr.is_null() {
-            edits.push((
-                HeaderName::from_bytes(bytes(&field.name))
-                    .map_err(|_| "a header's name is not a token")?,
-                None,
-            ));
+            let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
+            edits.push((name, None));
         } else {
             let (name, value) = header_of(field)?;
             edits.push((name, Some(value)));
         }
     }
-    edits.retain(|(name, _)| {
-        !headers::is_hop_by_hop(name) && *name != header::CONTENT_LENGTH && *name != header::HOST
-    });
+    edits.retain(|(name, _)| is_settable(name));
     Ok(edits)
 }
 
@@ -836,7 +839,7 @@ unsafe extern "C" fn fetch(
             return Err((completion, EXT_GONE));
         };
         let caller = worker.clone();
-        let patience = worker.upstream.patience(&call.limits);
+        let patience = worker.upstream.patience(&call);
         begin(worker, &ctx, request, completion, place, |completion| {
             operation::start(worker, request, completion, upload, patience, |owed| {
                 Box::pin(async move {
@@ -864,9 +867,6 @@ fn prepare(
         .base(fetch.base)
         .ok_or_else(|| misuse("the base was not made by `base`"))?;
     let target = text(&fetch.target).ok_or_else(|| misuse("the target is not UTF-8"))?;
-    let url = base
-        .url(target)
-        .ok_or_else(|| misuse("the target must be a path or a query, and stay below the base"))?;
     let takes_headers = fetch.flags & EXT_FETCH_TAKE_HEADERS != 0;
     let taken = request.filter(|_| takes_headers);
     let method = match (bytes(&fetch.method), taken) {
@@ -876,29 +876,61 @@ fn prepare(
             Method::from_bytes(method).map_err(|_| misuse("the method is not a token"))?
         }
     };
-    let mut headers = match taken {
-        Some(request) => headers::end_to_end(request.shared().headers()),
-        None => HeaderMap::new(),
-    };
-    apply(
-        edited(slice_of(fetch.headers, fetch.header_count)).map_err(misuse)?,
-        &mut headers,
-    );
-    let allowed = ctx.clone();
-    Ok(Call {
-        base,
-        url,
-        method,
-        headers,
-        limits: Limits {
+    let mut call = Call::new(base, &method, target)
+        .ok_or_else(|| misuse("the target must be a path or a query, and stay below the base"))?
+        .limit(Limits {
             connect: duration(fetch.connect_ms),
             first_byte: duration(fetch.first_byte_ms),
             total: duration(fetch.total_ms),
-        },
-        follow: (fetch.flags & EXT_FETCH_FOLLOW_REDIRECTS != 0)
-            .then(|| -> upstream::Allows { Box::new(move |base| allowed.allows(base)) }),
-        decompress: fetch.flags & EXT_FETCH_DECOMPRESS != 0,
-    })
+        });
+    if fetch.flags & EXT_FETCH_FOLLOW_REDIRECTS != 0 {
+        let allowed = ctx.clone();
+        call = call.follow(method, target, Box::new(move |base| allowed.allows(base)));
+    }
+    let decompress = fetch.flags & EXT_FETCH_DECOMPRESS != 0;
+    let set = set_by(slice_of(fetch.headers, fetch.header_count)).map_err(misuse)?;
+    if let Some(request) = taken {
+        for (name, value) in headers::end_to_end(request.shared().headers()) {
+            let is_set = set.iter().any(|(other, _)| other == name)
+                || decompress && *name == header::ACCEPT_ENCODING;
+            if !is_set {
+                call.add(name, value.as_bytes());
+            }
+        }
+    }
+    for (name, value) in &set {
+        if let Some(value) = value
+            && !(decompress && *name == header::ACCEPT_ENCODING)
+        {
+            call.add(name, value);
+        }
+    }
+    Ok(if decompress { call.decompress() } else { call })
+}
+
+/// Few set more than two or three.
+type Set<'a> = SmallVec<[(HeaderName, Option<&'a [u8]>); 4]>;
+
+/// The headers that a fetch sets, or keeps back where the value is absent. The error is the rule that they break.
+fn set_by(fields: &[ext_field]) -> Result<Set<'_>, &'static str> {
+    let mut set = SmallVec::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
+        let value = (!field.value.ptr.is_null()).then(|| bytes(&field.value));
+        let is_bad = value
+            .unwrap_or_default()
+            .iter()
+            .fold(false, |is_bad, byte| {
+                is_bad | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f)
+            });
+        if is_bad {
+            return Err(NOT_A_VALUE);
+        }
+        if is_settable(&name) {
+            set.push((name, value));
+        }
+    }
+    Ok(set)
 }
 
 fn duration(ms: u64) -> Option<std::time::Duration> {

@@ -1,55 +1,65 @@
-//! Outgoing calls, with awc, on the worker's own thread: the only place that opens connections to elsewhere.
+//! Outgoing calls, on the worker's own thread: the only place that opens connections to elsewhere.
 
 mod base;
 mod connect;
+mod exchange;
+mod head;
 pub mod headers;
+mod pool;
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::body::{BodySize, MessageBody};
 use actix_http::encoding::Decoder;
-use actix_http::header::{self, HeaderMap, HeaderValue};
-use actix_http::{HttpMessage as _, Method, Payload, StatusCode, Uri};
+use actix_http::error::PayloadError;
+use actix_http::header::{self, HeaderMap, HeaderName};
+use actix_http::{Method, StatusCode};
 use actix_rt::time::{Sleep, sleep};
-use awc::error::{ConnectError, SendRequestError};
+use awc::error::ConnectError;
 use bytes::Bytes;
 use extension_api::abi;
 use futures_core::Stream as _;
 
 pub use self::base::Base;
+use self::exchange::Exchange;
+use self::head::Head;
+use self::pool::Pool;
 use crate::config;
 use crate::noted::content_length;
 use crate::operation::UploadPart;
 use crate::request::Incoming;
 
-/// A worker's clients: one for each kind of connection, made when first used, each with its own pool.
+/// A worker's way to elsewhere.
 pub struct Upstream {
     limits: config::Fetch,
-    clients: RefCell<Vec<((bool, Duration), awc::Client)>>,
+    pool: Rc<Pool>,
 }
 
 /// One call, ready to be made.
 pub struct Call {
-    /// Where it goes.
-    pub base: Arc<Base>,
-    /// The URL, made by [`Base::url`].
-    pub url: Uri,
-    /// The method.
-    pub method: Method,
-    /// Headers, without those of the connection and without `Host`.
-    pub headers: HeaderMap,
-    /// Limits; `None`: the host's default.
-    pub limits: Limits,
-    /// Follow redirects to places that this allows.
-    pub follow: Option<Allows>,
-    /// Ask for gzip, and decode it.
-    pub decompress: bool,
+    base: Arc<Base>,
+    head: Head,
+    limits: Limits,
+    follow: Option<Box<Follow>>,
+    decompress: bool,
 }
+
+/// What it takes to make a call once more, where it is sent elsewhere.
+struct Follow {
+    allows: Allows,
+    method: Method,
+    target: String,
+    headers: Vec<(HeaderName, Bytes)>,
+    left: u32,
+}
+
+/// How many redirects are followed.
+const REDIRECTS_MAX: u32 = 10;
 
 /// Says whether a call may go to a place.
 pub type Allows = Box<dyn Fn(&Base) -> bool + Send>;
@@ -96,245 +106,207 @@ pub struct Failed {
     pub message: String,
 }
 
+impl Call {
+    /// Prepares a call. `None` where the target cannot stand behind the base; see [`Base::write_target`].
+    pub fn new(base: Arc<Base>, method: &Method, target: &str) -> Option<Self> {
+        Some(Self {
+            head: Head::new(method, &base, target)?,
+            base,
+            limits: Limits::default(),
+            follow: None,
+            decompress: false,
+        })
+    }
+
+    /// Sets limits; `None`: the host's default.
+    pub fn limit(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Follows redirects to places that `allows` lets it go to. Before any header is added.
+    pub fn follow(mut self, method: Method, target: &str, allows: Allows) -> Self {
+        self.follow = Some(Box::new(Follow {
+            allows,
+            method,
+            target: target.to_owned(),
+            headers: Vec::new(),
+            left: REDIRECTS_MAX,
+        }));
+        self
+    }
+
+    /// Asks for gzip, and decodes it.
+    pub fn decompress(mut self) -> Self {
+        self.add(&header::ACCEPT_ENCODING, b"gzip");
+        self.decompress = true;
+        self
+    }
+
+    /// Adds a header: none of the connection's own, and neither `Host` nor `Content-Length`. The caller vouches that the value has
+    /// no control characters.
+    pub fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        self.head.add(name, value);
+        if let Some(follow) = &mut self.follow {
+            let value = Bytes::copy_from_slice(value);
+            follow.headers.push((name.clone(), value));
+        }
+    }
+}
+
 impl Upstream {
     /// No connection yet.
     pub fn new(limits: &config::Fetch) -> Self {
         Self {
             limits: limits.clone(),
-            clients: RefCell::default(),
+            pool: Rc::new(Pool::new(limits)),
         }
     }
 
     /// How long to wait for the head of an answer; `None`: for ever.
-    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
-        let first_byte = limits.first_byte.or(self.limits.first_byte_timeout());
-        let total = limits.total.or(self.limits.total_timeout());
+    pub fn patience(&self, call: &Call) -> Option<Duration> {
+        let first_byte = call.limits.first_byte.or(self.limits.first_byte_timeout());
+        let total = call.limits.total.or(self.limits.total_timeout());
         [first_byte, total].into_iter().flatten().min()
     }
 
     /// Makes the call, once, and follows redirects where asked to. Whoever calls gives up after [`patience`](Self::patience):
     /// that needs a timer, which the callers have.
     pub async fn call(&self, mut call: Call, mut body: Outgoing) -> Result<Answer, Failed> {
-        let limits = Limits {
-            connect: Some(call.limits.connect.unwrap_or(self.limits.connect_timeout())),
-            first_byte: call.limits.first_byte.or(self.limits.first_byte_timeout()),
-            total: call.limits.total.or(self.limits.total_timeout()),
-        };
-        let total = limits.total.map(|total| Box::pin(sleep(total)));
-        let mut redirects_left = 10;
+        let connect = call.limits.connect.unwrap_or(self.limits.connect_timeout());
+        let stall = call.limits.first_byte.or(self.limits.first_byte_timeout());
+        let total = call.limits.total.or(self.limits.total_timeout());
+        let total = total.map(|total| Box::pin(sleep(total)));
         loop {
-            let kept = if call.follow.is_some() {
-                Some((call.headers.clone(), body.clone_bytes()))
-            } else {
-                None
-            };
-            let mut answer = self.send(&mut call, body, limits).await?;
-            if let Some((headers, sent)) = kept
-                && redirects_left > 0
+            let Call {
+                base, head, follow, ..
+            } = call;
+            let sent = follow.as_ref().and_then(|_| body.clone_bytes());
+            let lease = self.pool.lease(&base, connect).await?;
+            let mut exchange = Box::new(Exchange::new(lease, head, body));
+            let head = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?;
+            let (status, headers) = (head.status, head.headers);
+            if let Some(mut follow) = follow
+                && let Some((next, sent)) = redirect(&base, &mut follow, status, &headers, sent)
             {
-                call.headers = headers;
-                if let Some(next) = redirect(&mut call, &answer, sent) {
-                    redirects_left -= 1;
-                    body = next;
-                    continue;
-                }
+                call = Call {
+                    follow: Some(follow),
+                    ..next
+                };
+                body = sent;
+                continue;
             }
-            answer.body.total = total;
-            return Ok(answer);
+            return Ok(Answer {
+                body: AnswerBody::new(exchange, &headers, call.decompress, stall, total),
+                status,
+                headers,
+            });
         }
-    }
-
-    async fn send(
-        &self,
-        call: &mut Call,
-        body: Outgoing,
-        limits: Limits,
-    ) -> Result<Answer, Failed> {
-        let client = self.client(call.base.is_tls(), limits.connect.unwrap_or_default());
-        // Without this, awc adds an Accept-Encoding of its own.
-        let mut request = client
-            .request(call.method.clone(), call.url.clone())
-            .no_decompress();
-        let mut headers = std::mem::take(&mut call.headers);
-        headers.insert(header::HOST, call.base.host().clone());
-        if call.decompress {
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        *request.headers_mut() = headers;
-        let mut response = request.send_body(body).await.map_err(Failed::from)?;
-        let mut headers = HeaderMap::new();
-        let payload = response.take_payload();
-        let status = response.status();
-        // `map_body` is the one door to the head itself: taking the map spares a copy of each header.
-        let _ = response.map_body(|head, _| {
-            headers = std::mem::take(&mut head.headers);
-            Payload::<actix_http::BoxedPayloadStream>::None
-        });
-        let has_body = call.method != Method::HEAD
-            && status != StatusCode::NO_CONTENT
-            && status != StatusCode::NOT_MODIFIED;
-        let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-        let declared = if chunked {
-            None
-        } else {
-            content_length(&headers)
-        };
-        let body = if call.decompress {
-            Source::Decoded(Decoder::from_headers(payload, &headers))
-        } else {
-            Source::Raw(payload)
-        };
-        let body = AnswerBody {
-            source: body,
-            declared: if call.decompress && headers.contains_key(header::CONTENT_ENCODING) {
-                None
-            } else {
-                declared
-            },
-            left: if has_body { declared } else { Some(0) },
-            must_end: chunked && has_body,
-            stall: limits.first_byte,
-            stalled: None,
-            total: None,
-            is_over: false,
-        };
-        Ok(Answer {
-            status,
-            headers,
-            body,
-        })
-    }
-
-    fn client(&self, is_tls: bool, connect: Duration) -> awc::Client {
-        let kind = (is_tls, connect);
-        let mut clients = self.clients.borrow_mut();
-        if let Some((_, client)) = clients.iter().find(|(of, _)| *of == kind) {
-            return client.clone();
-        }
-        let connector = awc::Connector::new()
-            .connector(connect::Connector {
-                is_tls,
-                stand_in: self.limits.stand_in,
-            })
-            .timeout(connect)
-            .limit(self.limits.connections_max)
-            .conn_keep_alive(Duration::from_millis(self.limits.idle_ms))
-            .conn_lifetime(Duration::from_secs(600));
-        let client = awc::Client::builder()
-            .connector(connector)
-            .no_default_headers()
-            .disable_redirects()
-            .disable_timeout()
-            .finish();
-        clients.push((kind, client.clone()));
-        client
     }
 }
 
-/// Turns the call into the one that a redirect asks for, and gives its body, if it is one that is followed.
-fn redirect(call: &mut Call, answer: &Answer, sent: Option<Bytes>) -> Option<Outgoing> {
-    let to_get = match answer.status.as_u16() {
-        301 | 302 => call.method == Method::POST,
-        303 => call.method != Method::HEAD && call.method != Method::GET,
+/// The call that a redirect asks for, and its body, if it is one that is followed.
+fn redirect(
+    from: &Base,
+    follow: &mut Follow,
+    status: StatusCode,
+    headers: &HeaderMap,
+    sent: Option<Bytes>,
+) -> Option<(Call, Outgoing)> {
+    let to_get = match status.as_u16() {
+        301 | 302 => follow.method == Method::POST,
+        303 => follow.method != Method::HEAD && follow.method != Method::GET,
         307 | 308 => false,
         _ => return None,
     };
-    let location = answer.headers.get(header::LOCATION)?.to_str().ok()?;
-    let (base, target) = resolve(call, location)?;
+    let location = headers.get(header::LOCATION)?.to_str().ok()?;
+    let (base, target) = resolve(from, &follow.target, location)?;
     // A body that was streamed is gone, and is not asked for twice.
     let body = if to_get {
         Outgoing::Empty
     } else {
         Outgoing::of(sent?)
     };
-    let is_same = base.origin() == call.base.origin();
-    if !is_same && !call.follow.as_ref().is_some_and(|allows| allows(&base)) {
+    let is_same = base.origin() == from.origin();
+    follow.left = follow.left.checked_sub(1)?;
+    if !is_same && !(follow.allows)(&base) {
         return None;
     }
-    call.url = base.url(&target)?;
-    call.base = base;
-    if !is_same {
-        for credential in [
-            header::AUTHORIZATION,
-            header::COOKIE,
-            header::PROXY_AUTHORIZATION,
-        ] {
-            call.headers.remove(credential);
-        }
-    }
+    let base = Arc::new(if is_same { base.beside(from) } else { base });
     if to_get {
-        call.method = Method::GET;
-        call.headers.remove(header::CONTENT_TYPE);
+        follow.method = Method::GET;
     }
-    Some(body)
+    follow.headers.retain(|(name, _)| {
+        let is_credential = matches!(
+            *name,
+            header::AUTHORIZATION | header::COOKIE | header::PROXY_AUTHORIZATION
+        );
+        !(is_credential && !is_same || *name == header::CONTENT_TYPE && to_get)
+    });
+    let mut call = Call::new(base, &follow.method, &target)?;
+    for (name, value) in &follow.headers {
+        call.add(name, value);
+    }
+    follow.target = target;
+    Some((call, body))
 }
 
 /// What a `Location` means: an absolute URL, or a path on the same host.
-fn resolve(call: &Call, location: &str) -> Option<(Arc<Base>, String)> {
+fn resolve(from: &Base, target: &str, location: &str) -> Option<(Base, String)> {
     let location = location.split('#').next()?;
-    let scheme = if call.base.is_tls() {
-        "https:"
-    } else {
-        "http:"
-    };
+    let scheme = if from.is_tls() { "https:" } else { "http:" };
+    let host = from.host().to_str().ok()?;
     let absolute = match location {
         network if network.starts_with("//") => format!("{scheme}{network}"),
-        path if path.starts_with('/') => {
-            format!("{scheme}//{}{path}", call.base.host().to_str().ok()?)
-        }
+        path if path.starts_with('/') => format!("{scheme}//{host}{path}"),
         url if url.contains("://") => url.to_owned(),
         relative => {
-            let folder = call
-                .url
-                .path()
-                .rsplit_once('/')
-                .map_or("", |(folder, _)| folder);
-            format!(
-                "{scheme}//{}{folder}/{relative}",
-                call.base.host().to_str().ok()?
-            )
+            let mut path = Vec::new();
+            from.write_target(&mut path, target.split('?').next()?)?;
+            let path = String::from_utf8(path).ok()?;
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}//{host}{folder}/{relative}")
         }
     };
     let after_scheme = absolute.find("://")? + 3;
     let end = absolute[after_scheme..]
         .find(['/', '?'])
         .map_or(absolute.len(), |at| after_scheme + at);
-    Some((
-        Arc::new(Base::parse(&absolute[..end]).ok()?),
-        absolute[end..].to_owned(),
-    ))
+    let base = Base::parse(&absolute[..end]).ok()?;
+    Some((base, absolute[end..].to_owned()))
 }
 
-impl From<SendRequestError> for Failed {
-    fn from(error: SendRequestError) -> Self {
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
         let status = match &error {
-            SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => {
-                abi::EXT_RESOLVE
-            }
-            SendRequestError::Connect(ConnectError::Timeout) | SendRequestError::Timeout => {
-                abi::EXT_TIMEOUT
-            }
-            SendRequestError::Connect(ConnectError::Io(cause)) if is_tls_failure(cause) => {
-                abi::EXT_TLS
-            }
-            // awc says so of a connection that ended before the answer's head.
-            SendRequestError::Connect(ConnectError::Disconnected) => abi::EXT_BROKEN,
-            SendRequestError::Connect(_) => abi::EXT_CONNECT,
-            SendRequestError::Body(cause) => match cause.downcast_ref::<BodyFailed>() {
-                Some(BodyFailed(status)) => *status,
-                None => abi::EXT_BROKEN,
-            },
-            SendRequestError::Url(_) | SendRequestError::Http(_) => abi::EXT_INVALID,
-            _ => abi::EXT_BROKEN,
+            ConnectError::Resolver(_) | ConnectError::NoRecords => abi::EXT_RESOLVE,
+            ConnectError::Timeout => abi::EXT_TIMEOUT,
+            ConnectError::Io(cause) if is_tls_failure(cause) => abi::EXT_TLS,
+            _ => abi::EXT_CONNECT,
         };
-        let message = match &error {
-            SendRequestError::Connect(cause) => cause.to_string(),
-            SendRequestError::Send(cause) => format!("the connection broke off: {cause}"),
-            SendRequestError::Response(cause) => format!("the answer is not HTTP: {cause}"),
-            SendRequestError::Body(cause) => cause.to_string(),
-            other => other.to_string(),
+        Self {
+            status,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl Failed {
+    /// The request's body could not be sent to its end.
+    fn of_body(cause: Box<dyn std::error::Error>) -> Self {
+        let status = match cause.downcast_ref::<BodyFailed>() {
+            Some(BodyFailed(status)) => *status,
+            None => abi::EXT_BROKEN,
         };
-        Self { status, message }
+        Self {
+            status,
+            message: cause.to_string(),
+        }
+    }
+
+    /// The request's body is not as long as was said.
+    fn of_length() -> Self {
+        Self::of_body(BodyFailed(abi::EXT_BROKEN).into())
     }
 }
 
@@ -420,26 +392,45 @@ impl MessageBody for Outgoing {
     }
 }
 
-enum Source {
-    Raw(Payload),
-    Decoded(Decoder<Payload>),
-}
-
 /// The body of an answer on its way in.
 pub struct AnswerBody {
     source: Source,
     declared: Option<u64>,
-    /// How much is still to come before it is decoded, where that is known.
-    left: Option<u64>,
-    /// It is chunked: when the connection ends before its last chunk, it is not whole.
-    must_end: bool,
     stall: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
     total: Option<Pin<Box<Sleep>>>,
     is_over: bool,
 }
 
+enum Source {
+    Raw(Box<Exchange>),
+    Decoded(Decoder<Box<Exchange>>),
+}
+
 impl AnswerBody {
+    fn new(
+        exchange: Box<Exchange>,
+        headers: &HeaderMap,
+        decompress: bool,
+        stall: Option<Duration>,
+        total: Option<Pin<Box<Sleep>>>,
+    ) -> Self {
+        let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        let is_decoded = decompress && headers.contains_key(header::CONTENT_ENCODING);
+        Self {
+            declared: content_length(headers).filter(|_| !is_chunked && !is_decoded),
+            source: if is_decoded {
+                Source::Decoded(Decoder::from_headers(exchange, headers))
+            } else {
+                Source::Raw(exchange)
+            },
+            stall,
+            stalled: None,
+            total,
+            is_over: false,
+        }
+    }
+
     /// The declared length.
     pub fn declared(&self) -> Option<u64> {
         self.declared
@@ -450,7 +441,12 @@ impl AnswerBody {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let polled = self.poll_source(cx);
+        let polled = match &mut self.source {
+            Source::Raw(exchange) => exchange.poll_chunk(cx),
+            Source::Decoded(decoder) => Pin::new(decoder)
+                .poll_next(cx)
+                .map_err(|_: PayloadError| abi::EXT_BROKEN),
+        };
         match &polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(_))) => self.stalled = None,
@@ -461,32 +457,6 @@ impl AnswerBody {
             return Poll::Ready(Some(Err(abi::EXT_TIMEOUT)));
         }
         polled
-    }
-
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, i32>>> {
-        loop {
-            let (polled, has_ended) = connect::took_end(|| match &mut self.source {
-                Source::Raw(payload) => Pin::new(payload).poll_next(cx),
-                Source::Decoded(payload) => Pin::new(payload).poll_next(cx),
-            });
-            return match std::task::ready!(polled) {
-                Some(Ok(chunk)) if chunk.is_empty() => continue,
-                Some(Ok(chunk)) => {
-                    if let (Source::Raw(_), Some(left)) = (&self.source, &mut self.left) {
-                        *left = left.saturating_sub(chunk.len() as u64);
-                    }
-                    Poll::Ready(Some(Ok(chunk)))
-                }
-                Some(Err(_)) => Poll::Ready(Some(Err(abi::EXT_BROKEN))),
-                None if self.must_end && has_ended => Poll::Ready(Some(Err(abi::EXT_BROKEN))),
-                None if matches!(self.source, Source::Raw(_))
-                    && self.left.is_some_and(|left| left > 0) =>
-                {
-                    Poll::Ready(Some(Err(abi::EXT_BROKEN)))
-                }
-                None => Poll::Ready(None),
-            };
-        }
     }
 
     /// Whether nothing came for too long. Timers are set only when there is something to wait for.

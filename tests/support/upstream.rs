@@ -324,6 +324,13 @@ impl Line {
         }
     }
 
+    /// Reads so many bytes as they come; fewer where the connection ends.
+    pub fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.arrived.len() < count && self.more() {}
+        let count = count.min(self.arrived.len());
+        self.arrived.drain(..count).collect()
+    }
+
     /// Records a request.
     pub fn record(&self, call: Call) {
         self.shared.note(|seen| seen.calls.push(call));

@@ -17,7 +17,17 @@ twilio-request-duration: 0.012\r\n\
 access-control-allow-origin: *\r\n\
 x-api-domain: api.twilio.com\r\n\
 \r\n\
-{\"sid\":\"SM0123456789abcdef0123456789abcdef\",\"status\":\"queued\",\"to\":\"+15550100\",\"from\":\"+15550101\",\"body\":\"Hello from the benchmark\",\"num_segments\":\"1\",\"price\":null}\n\n";
+{\"sid\":\"SM0123456789abcdef0123456789abcdef\",\"status\":\"queued\",\"to\":\"+15550100\",\"from\":\"+15550101\",\"body\":\"Hello from the benchmark\",\"num_segments\":\"1\",\"price\":null}\n";
+
+/// One byte too many, and those who look what is left on a connection would not use it again.
+const _: () = assert!(ANSWER.len() - HEAD_BYTES == 165);
+const HEAD_BYTES: usize = {
+    let mut at = 0;
+    while !(ANSWER[at] == b'\r' && ANSWER[at + 2] == b'\r') {
+        at += 1;
+    }
+    at + 4
+};
 
 fn main() -> io::Result<()> {
     let port = extension_host_bench::argument(1).unwrap_or(9000);

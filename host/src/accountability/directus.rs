@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::Method;
-use actix_http::header::{self, HeaderMap, HeaderValue};
+use actix_http::header::{self, HeaderValue};
 use serde_json::Value;
 
 use super::jwt::Signed;
@@ -99,25 +99,19 @@ impl Directus {
         bearer: &HeaderValue,
         ip: Option<IpAddr>,
     ) -> Result<(u16, Value), Problem> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, bearer.clone());
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(Ok(ip)) = ip.map(|ip| HeaderValue::from_str(&ip.to_canonical().to_string())) {
-            headers.insert(header::X_FORWARDED_FOR, ip);
-        }
-        let call = Call {
-            base: self.base.clone(),
-            url: self.base.url(target).ok_or(Problem::Content(target))?,
-            method: Method::GET,
-            headers,
-            limits: Limits {
+        let mut call = Call::new(self.base.clone(), &Method::GET, target)
+            .ok_or(Problem::Content(target))?
+            .limit(Limits {
                 connect: Some(self.timeout),
                 first_byte: Some(self.timeout),
                 total: Some(self.timeout),
-            },
-            follow: None,
-            decompress: false,
-        };
+            });
+        call.add(&header::AUTHORIZATION, bearer.as_bytes());
+        call.add(&header::ACCEPT, b"application/json");
+        if let Some(ip) = ip {
+            let ip = ip.to_canonical().to_string();
+            call.add(&header::X_FORWARDED_FOR, ip.as_bytes());
+        }
         let answer = upstream.call(call, Outgoing::Empty).await;
         let mut answer = answer.map_err(|failed| Problem::Failed(failed.message))?;
         let mut body = Vec::new();

@@ -1,9 +1,7 @@
 //! Connections to upstreams: resolving, connecting, TLS; each failure told apart.
 //!
-//! TLS is done here and not by awc, so that the certificate roots are read when they are first needed, and so that one place
-//! sees the end of a connection: awc takes a chunked answer that breaks off for a whole one ([`took_end`]).
+//! TLS is done here and not by awc, so that the certificate roots are read when they are first needed.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -19,17 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls;
-
-thread_local! {
-    static ENDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `poll` and tells whether the peer closed a connection under it.
-pub fn took_end<R>(poll: impl FnOnce() -> R) -> (R, bool) {
-    ENDED.set(false);
-    let polled = poll();
-    (polled, ENDED.get())
-}
 
 /// Opens connections, encrypted or not.
 #[derive(Clone)]
@@ -156,15 +143,10 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = match self.get_mut() {
+        match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if matches!(polled, Poll::Ready(Ok(()))) && buf.filled().len() == before {
-            ENDED.set(true);
         }
-        polled
     }
 }
 
@@ -177,6 +159,24 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

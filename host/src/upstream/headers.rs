@@ -1,6 +1,6 @@
 //! Which headers are a connection's own and stay, and which go on to the other end.
 
-use actix_http::header::{self, HeaderMap, HeaderName};
+use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 /// Whether a header speaks of one connection only (RFC 9110, section 7.6.1). `Connection` may name more: see
@@ -32,14 +32,9 @@ fn named_in_connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Takes the connection's own headers out.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    remove(headers, is_hop_by_hop);
-}
-
-/// Takes out what `is_own` names, where it is there, and what `Connection` declares to be of this connection only.
-fn remove(headers: &mut HeaderMap, is_own: impl Fn(&HeaderName) -> bool) {
     let mut present: SmallVec<[HeaderName; 4]> = headers
         .keys()
-        .filter(|name| is_own(name))
+        .filter(|name| is_hop_by_hop(name))
         .cloned()
         .collect();
     if present.contains(&header::CONNECTION) {
@@ -52,15 +47,17 @@ fn remove(headers: &mut HeaderMap, is_own: impl Fn(&HeaderName) -> bool) {
 
 /// The end-to-end headers of a request, for a call that takes them over: without the connection's own, those that the call
 /// writes itself, and `Expect`, which this host has answered already.
-pub fn end_to_end(request: &HeaderMap) -> HeaderMap {
-    // A map that is copied as it is needs no name to be hashed.
-    let mut taken = request.clone();
-    remove(&mut taken, |name| {
-        is_hop_by_hop(name)
-            || matches!(
-                *name,
-                header::HOST | header::CONTENT_LENGTH | header::EXPECT
-            )
-    });
-    taken
+pub fn end_to_end(request: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let named: SmallVec<[&str; 4]> = named_in_connection(request).collect();
+    request.iter().filter(move |(name, _)| {
+        let is_ours = matches!(
+            **name,
+            header::HOST | header::CONTENT_LENGTH | header::EXPECT
+        );
+        !is_ours
+            && !is_hop_by_hop(name)
+            && !named
+                .iter()
+                .any(|named| named.eq_ignore_ascii_case(name.as_str()))
+    })
 }

@@ -1,0 +1,287 @@
+//! A worker's connections to elsewhere: opened by awc's connector, kept while idle, counted for each base.
+//!
+//! Each base has its own, so that no extension's call travels on a connection that another has used.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use actix_http::{ServiceConfig, Uri};
+use actix_service::Service as _;
+use awc::BoxedSocket;
+use awc::error::ConnectError;
+use bytes::BytesMut;
+use futures_core::future::LocalBoxFuture;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::Semaphore;
+
+use super::{Base, connect};
+use crate::config;
+
+/// How old a connection may be to be used once more.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// How much an answer's buffer holds at first: more than most answers need.
+pub const BUFFER_BYTES: usize = 8 << 10;
+/// How many such buffers are kept for the next calls, each for one that is under way.
+const BUFFERS_MAX: usize = 64;
+
+/// Opens a connection to a URL's host.
+type Open = Rc<dyn Fn(Uri) -> LocalBoxFuture<'static, Result<BoxedSocket, ConnectError>>>;
+
+/// A worker's connections.
+pub struct Pool {
+    limits: config::Fetch,
+    /// For each kind of connection one, made when first used.
+    connectors: RefCell<Vec<((bool, Duration), Open)>>,
+    /// By the base's number.
+    destinations: RefCell<HashMap<u64, Rc<Destination>>>,
+    buffers: RefCell<Vec<BytesMut>>,
+    /// What actix's decoder wants to have: it keeps a clock, so it is there only while there are connections.
+    decoding: RefCell<Option<ServiceConfig>>,
+    is_watched: Cell<bool>,
+}
+
+/// Where calls go.
+struct Destination {
+    idle: RefCell<Vec<Connection>>,
+    /// How many more calls may be under way.
+    permits: Semaphore,
+}
+
+/// An open connection.
+struct Connection {
+    /// Encrypted where it has to be.
+    io: BoxedSocket,
+    opened: Instant,
+    used: Instant,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Lets TLS say goodbye, where that can be written at once.
+        let _ = Pin::new(&mut self.io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// A connection on loan for one call. Dropped, it is closed; [`Lease::give_back`] keeps it.
+pub struct Lease {
+    pool: Rc<Pool>,
+    place: Place,
+    connection: Option<Connection>,
+}
+
+/// One of the calls that may be under way to a destination.
+struct Place(Rc<Destination>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.permits.add_permits(1);
+    }
+}
+
+impl Pool {
+    pub fn new(limits: &config::Fetch) -> Self {
+        Self {
+            limits: limits.clone(),
+            connectors: RefCell::default(),
+            destinations: RefCell::default(),
+            buffers: RefCell::default(),
+            decoding: RefCell::default(),
+            is_watched: Cell::default(),
+        }
+    }
+
+    /// Takes a connection to where `base` says: an idle one, or a new one, which has to be there within `timeout`.
+    pub async fn lease(
+        self: &Rc<Self>,
+        base: &Base,
+        timeout: Duration,
+    ) -> Result<Lease, ConnectError> {
+        let destination = self.destination(base);
+        match destination.permits.try_acquire() {
+            Ok(permit) => permit.forget(),
+            // It is never closed.
+            Err(_) => {
+                if let Ok(permit) = destination.permits.acquire().await {
+                    permit.forget();
+                }
+            }
+        }
+        let place = Place(destination);
+        let connection = match self.take_idle(&place.0) {
+            Some(connection) => connection,
+            None => {
+                let io = self.connector(base.is_tls(), timeout)(base.url().clone()).await?;
+                let now = Instant::now();
+                Connection {
+                    io,
+                    opened: now,
+                    used: now,
+                }
+            }
+        };
+        Ok(Lease {
+            pool: self.clone(),
+            place,
+            connection: Some(connection),
+        })
+    }
+
+    fn destination(&self, base: &Base) -> Rc<Destination> {
+        let mut destinations = self.destinations.borrow_mut();
+        let destination = destinations.entry(base.number()).or_insert_with(|| {
+            Rc::new(Destination {
+                idle: RefCell::default(),
+                permits: Semaphore::new(self.limits.connections_max.max(1)),
+            })
+        });
+        destination.clone()
+    }
+
+    /// The connection that was used last: the others are closed as soon as they are not needed.
+    fn take_idle(&self, destination: &Destination) -> Option<Connection> {
+        let now = Instant::now();
+        loop {
+            let connection = destination.idle.borrow_mut().pop();
+            let mut connection = connection?;
+            if !connection.is_old(now, self.idle()) && connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.limits.idle_ms)
+    }
+
+    fn connector(&self, is_tls: bool, timeout: Duration) -> Open {
+        let kind = (is_tls, timeout);
+        let mut connectors = self.connectors.borrow_mut();
+        if let Some((_, open)) = connectors.iter().find(|(of, _)| *of == kind) {
+            return open.clone();
+        }
+        let connector = awc::Connector::new()
+            .connector(connect::Connector {
+                is_tls,
+                stand_in: self.limits.stand_in,
+            })
+            .timeout(timeout)
+            .limit(0)
+            .finish();
+        let open: Open = Rc::new(move |uri| {
+            let connecting = connector.call(awc::Connect { uri, addr: None });
+            Box::pin(async move {
+                let connection = connecting.await?;
+                Ok(Box::new(connection) as BoxedSocket)
+            })
+        });
+        connectors.push((kind, open.clone()));
+        open
+    }
+
+    /// A buffer for an answer.
+    pub fn buffer(&self) -> BytesMut {
+        let kept = self.buffers.borrow_mut().pop();
+        kept.unwrap_or_else(|| BytesMut::with_capacity(BUFFER_BYTES))
+    }
+
+    /// Takes a buffer back, unless somebody still reads what is in it, or it has grown.
+    pub fn keep_buffer(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS_MAX
+            && buffer.try_reclaim(BUFFER_BYTES)
+            && buffer.capacity() < 2 * BUFFER_BYTES
+        {
+            buffers.push(buffer);
+        }
+    }
+
+    /// For actix's decoder.
+    pub fn decoding(&self) -> ServiceConfig {
+        let mut decoding = self.decoding.borrow_mut();
+        decoding.get_or_insert_with(ServiceConfig::default).clone()
+    }
+
+    /// Closes what has been idle for too long, for as long as there is anything.
+    fn watch(self: &Rc<Self>) {
+        if self.is_watched.replace(true) {
+            return;
+        }
+        let pool = self.clone();
+        actix_rt::spawn(async move {
+            let idle = pool.idle();
+            while pool.close_old(idle) {
+                let every = (idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
+                actix_rt::time::sleep(every).await;
+            }
+            pool.is_watched.set(false);
+        });
+    }
+
+    /// Tells whether anything is left.
+    fn close_old(&self, idle: Duration) -> bool {
+        let now = Instant::now();
+        let mut old = Vec::new();
+        let mut destinations = self.destinations.borrow_mut();
+        destinations.retain(|_, destination| {
+            let mut kept = destination.idle.borrow_mut();
+            old.extend(kept.extract_if(.., |connection| {
+                connection.is_old(now, idle) || !connection.is_quiet()
+            }));
+            !kept.is_empty() || Rc::strong_count(destination) > 1
+        });
+        let is_used = !destinations.is_empty();
+        if !is_used {
+            *self.decoding.borrow_mut() = None;
+            self.buffers.take();
+        }
+        is_used
+    }
+}
+
+impl Lease {
+    /// Where the connection came from.
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    /// The stream; `None` once it is given back or closed.
+    pub fn io(&mut self) -> Option<Pin<&mut BoxedSocket>> {
+        Some(Pin::new(&mut self.connection.as_mut()?.io))
+    }
+
+    /// Keeps the connection for the next call to the same place.
+    pub fn give_back(&mut self) {
+        let idle = self.pool.limits.idle_ms;
+        if let Some(mut connection) = self.connection.take().filter(|_| idle > 0) {
+            connection.used = Instant::now();
+            self.place.0.idle.borrow_mut().push(connection);
+            self.pool.watch();
+        }
+    }
+
+    /// Closes the connection.
+    pub fn close(&mut self) {
+        self.connection = None;
+    }
+}
+
+impl Connection {
+    fn is_old(&self, now: Instant, idle: Duration) -> bool {
+        now.saturating_duration_since(self.used) > idle
+            || now.saturating_duration_since(self.opened) > LIFETIME
+    }
+
+    /// Whether the other end has neither closed it nor said anything unasked.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut read = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = Pin::new(&mut self.io).poll_read(&mut cx, &mut read);
+        polled.is_pending()
+    }
+}
