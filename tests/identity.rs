@@ -1,6 +1,6 @@
 //! Who asks, over HTTP: what callers get for each credential, and that no extension or upstream ever sees one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -121,6 +121,96 @@ fn without_a_token_that_counts_the_caller_is_anonymous() {
     }
     is_anonymous(&host.get("/probe/seen?access_token="));
     is_anonymous(&host.get("/probe/seen\nCookie: directus_session_token="));
+}
+
+#[test]
+fn each_request_of_a_connection_is_asked_who_it_is() {
+    let host = host();
+    let nobody = "GET /probe/seen HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
+    let with = |header: &str| nobody.replace("\r\n\r\n", &format!("\r\n{header}\r\n\r\n"));
+    let admin = with(&format!("Authorization: Bearer {ADMIN_TOKEN}"));
+    let cookie = with(&format!("Cookie: directus_session_token={ADMIN_TOKEN}"));
+    let wrong = with("Authorization: Bearer x");
+    let mut connection = host.connect();
+    for _ in 0..3 {
+        for (request, is) in [
+            (&nobody, is_anonymous as fn(&Answer)),
+            (&admin, is_admin),
+            (&admin, is_admin),
+            (&wrong, is_401),
+            (&nobody, is_anonymous),
+            (&nobody, is_anonymous),
+            (&cookie, is_admin),
+        ] {
+            connection.send(request);
+            is(&connection.answer());
+        }
+    }
+    // All at once, in one piece and in two that end with a head.
+    let mut connection = host.connect();
+    for pieces in [
+        vec![format!("{admin}{nobody}{admin}")],
+        vec![admin.clone(), format!("{nobody}{admin}")],
+        vec![nobody.clone()],
+    ] {
+        connection.send(&nobody);
+        is_anonymous(&connection.answer());
+        let count = pieces.concat().matches("GET ").count();
+        for piece in &pieces {
+            connection.send(piece);
+        }
+        for at in 0..count {
+            let answer = connection.answer();
+            match at % 2 == 0 && count > 1 {
+                true => is_admin(&answer),
+                false => is_anonymous(&answer),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_is_not_taken_for_another_whose_bytes_look_the_same() {
+    let host = host();
+    let nobody = "GET /probe/seen HTTP/1.1\r\nHost: a\r\n\r\n";
+    let authorization = format!("Authorization: Bearer {ADMIN_TOKEN}\r\n");
+    let admin = format!("GET /probe/seen HTTP/1.1\r\n{authorization}Host: a\r\n\r\n");
+
+    // The second half of a head is what stands behind the first line of another.
+    let mut connection = host.connect();
+    connection.send(nobody);
+    is_anonymous(&connection.answer());
+    connection.send(format!("GET /probe/seen HTTP/1.1\r\n{authorization}"));
+    std::thread::sleep(Duration::from_millis(200));
+    connection.send("X-Other: b\r\nHost: a\r\n\r\n");
+    is_admin(&connection.answer());
+
+    // A request comes while another waits behind one that takes its time; they have come in one piece, or in two.
+    for at_once in [true, false] {
+        let gate = host.folder().join(format!("go-{at_once}"));
+        let mut connection = host.connect();
+        let hold = format!(
+            "GET /probe/hold HTTP/1.1\r\nHost: a\r\nX-Gate: {}\r\n\r\n",
+            gate.display()
+        );
+        match at_once {
+            true => connection.send(format!("{hold}{nobody}")),
+            false => connection.send(&hold),
+        };
+        std::thread::sleep(Duration::from_millis(200));
+        if !at_once {
+            connection.send(nobody);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        connection.send(&admin);
+        std::thread::sleep(Duration::from_millis(200));
+        std::fs::write(&gate, "").expect("a file");
+        assert_eq!(connection.answer().text(), "held");
+        is_anonymous(&connection.answer());
+        is_admin(&connection.answer());
+        connection.send(&admin);
+        is_admin(&connection.answer());
+    }
 }
 
 #[test]

@@ -47,6 +47,9 @@ impl Endpoint for Kitchen {
         router.get("/panic-later", Self::panic_later);
         router.get("/wait", Self::wait);
         router.get("/dropped", Self::dropped);
+        router.get("/wait-in-vain", Self::wait_in_vain);
+        router.get("/give-up-and-wait", Self::give_up_and_wait);
+        router.get("/wait-for-ever", Self::wait_for_ever);
         router.get("/thread", Self::thread);
         router.get("/yield", Self::yield_often);
         router.get("/sleep", Self::sleep);
@@ -106,6 +109,25 @@ impl Kitchen {
         let _counted = Counted(Arc::clone(&self.dropped));
         self.ctx.fetch(&self.api, "/slow").send().await?;
         Ok(Response::empty())
+    }
+
+    async fn wait_in_vain(&self, _: Request) -> Result<Response> {
+        let _counted = Counted(Arc::clone(&self.dropped));
+        let _ = self.ctx.sleep(Duration::from_secs(1)).await;
+        self.dropped.fetch_add(100, Ordering::SeqCst);
+        Ok(Response::text("it went on"))
+    }
+
+    async fn give_up_and_wait(&self, req: Request) -> Result<Response> {
+        let mut sleep = Box::pin(self.ctx.sleep(Duration::from_secs(1)));
+        poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_ready())).await;
+        drop(sleep);
+        self.wait_for_ever(req).await
+    }
+
+    async fn wait_for_ever(&self, _: Request) -> Result<Response> {
+        let _counted = Counted(Arc::clone(&self.dropped));
+        std::future::pending().await
     }
 
     async fn dropped(&self, _: Request) -> Result<Response> {
@@ -481,6 +503,19 @@ fn another_thread_wakes_a_handler() {
 #[test]
 fn a_future_that_wakes_itself_goes_on() {
     assert_eq!(app().request("GET", "/yield").send().text(), "done");
+}
+
+#[test]
+fn whatever_a_future_waits_for_it_is_dropped_when_the_client_leaves() {
+    let app = app();
+    for (count, path) in ["/wait-in-vain", "/wait-for-ever", "/give-up-and-wait"]
+        .into_iter()
+        .enumerate()
+    {
+        app.request("GET", path).leave();
+        let dropped = app.request("GET", "/dropped").send();
+        assert_eq!(dropped.text(), (count + 1).to_string(), "{path}");
+    }
 }
 
 #[test]

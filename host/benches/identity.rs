@@ -2,6 +2,7 @@
 //! for comparison ADMIN_TOKEN and no token at all. `cargo bench -p extension-host --bench identity`
 
 use std::hint::black_box;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use actix_http::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
@@ -10,7 +11,7 @@ use extension_host::accountability::own::known;
 use extension_host::accountability::{Authority, Identified};
 use extension_host::config::Config;
 use extension_host::config::values::Secret;
-use extension_host::noted::Noted;
+use extension_host::noted::{Noted, Said};
 
 fn headers(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -23,7 +24,7 @@ fn headers(token: &str) -> HeaderMap {
 fn identify(authority: &Authority, headers: &HeaderMap) -> Identified {
     let peer = Some(std::net::Ipv4Addr::LOCALHOST.into());
     let query = Some("b=c");
-    let noted = Noted::of(headers, query, false);
+    let noted = Noted::of(headers, query, false, Rc::new(Said::of(headers)));
     authority.identify(headers, &noted, query, peer, SystemTime::now, None)
 }
 

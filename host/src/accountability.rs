@@ -613,6 +613,7 @@ mod tests {
 
     use super::*;
     use crate::config::values::Secret;
+    use crate::noted::Said;
 
     const SECRET: &str = "a-secret-that-both-know";
     const ADMIN: &str = "the-admin-token";
@@ -675,7 +676,7 @@ mod tests {
         }
         let peer = Some("127.0.0.1".parse().unwrap());
         let query = url.split_once('?').map(|(_, query)| query);
-        let noted = Noted::of(&map, query, false);
+        let noted = Noted::of(&map, query, false, Rc::new(Said::of(&map)));
         at_once(authority().identify(&map, &noted, query, peer, now, None))
     }
 
@@ -890,7 +891,7 @@ mod tests {
             assert_eq!(
                 refused(at_once(authority.identify(
                     &headers,
-                    &Noted::of(&headers, None, false),
+                    &Noted::of(&headers, None, false, Rc::new(Said::of(&headers))),
                     None,
                     None,
                     now,

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use actix_http::h1::{ExpectHandler, H1ServiceHandler, UpgradeHandler};
+use actix_http::header::HeaderMap;
 use actix_rt::net::TcpStream;
 use actix_service::Service as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +24,7 @@ use crate::accountability::client::{IpText, write_peer};
 use crate::config::Limits;
 use crate::log::{self, Level};
 use crate::memory;
+use crate::noted::Said;
 use crate::reply::Body;
 use crate::server::Dispatch;
 use crate::worker::Worker;
@@ -63,6 +65,7 @@ pub struct Connection {
     is_last: Cell<bool>,
     told: Cell<Told>,
     waker: RefCell<Option<Waker>>,
+    before: RefCell<Before>,
     /// Where it stands in [`Connections::open`].
     place: Cell<usize>,
 }
@@ -101,6 +104,7 @@ impl Connection {
             is_last: Cell::new(false),
             told: Cell::new(Told::Nothing),
             waker: RefCell::default(),
+            before: RefCell::default(),
             place: Cell::new(0),
         }
     }
@@ -120,8 +124,16 @@ impl Connection {
         &self.ip_text
     }
 
+    /// What stands in the headers of the request that is about to begin.
+    pub fn said(&self, headers: &HeaderMap) -> Rc<Said> {
+        self.before.borrow_mut().said(headers)
+    }
+
     /// Notes that a request begins.
     pub fn begin(self: &Rc<Self>, has_body: bool) -> InHand {
+        if has_body {
+            self.before.borrow_mut().give_up();
+        }
         self.requests.set(self.requests.get() + 1);
         self.is_partial.set(false);
         self.last_had_body.set(has_body);
@@ -129,10 +141,14 @@ impl Connection {
     }
 
     fn heard(&self, bytes: &[u8]) {
-        self.ends_with_head.set(bytes.ends_with(b"\r\n\r\n"));
-        if !self.is_partial.replace(true) {
+        let ends_with_head = bytes.ends_with(b"\r\n\r\n");
+        self.ends_with_head.set(ends_with_head);
+        let is_first = !self.is_partial.replace(true);
+        if is_first {
             self.touch();
         }
+        let mut before = self.before.borrow_mut();
+        before.hear(bytes, is_first && ends_with_head);
     }
 
     fn touch(&self) {
@@ -175,6 +191,75 @@ impl Connection {
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
+}
+
+/// The headers of the request before, and what stands in them. As long as each request comes as one read and has no body, the
+/// bytes that are read are known to be the next one's.
+#[derive(Default)]
+struct Before {
+    /// Behind the first line, with the empty line.
+    bytes: Vec<u8>,
+    said: Option<Rc<Said>>,
+    /// `bytes` are those of the request that is about to begin.
+    is_next: bool,
+    /// How often they were others, less how often they were the same; two for one.
+    changes: u8,
+    is_given_up: bool,
+}
+
+impl Before {
+    /// After so many changes in a row a client is taken for one that sends others each time.
+    const CHANGES_MAX: u8 = 16;
+
+    /// Takes bytes that were read. `may_be_one`: nothing was read before of the request that they begin, and they end with a head.
+    fn hear(&mut self, bytes: &[u8], may_be_one: bool) {
+        self.is_next = false;
+        if self.is_given_up {
+            return;
+        }
+        let line = bytes.iter().position(|byte| *byte == b'\n');
+        let behind = line.map_or(b"".as_slice(), |end| &bytes[end + 1..]);
+        if !may_be_one {
+            self.give_up();
+        } else if self.said.is_some() && self.bytes == behind {
+            self.is_next = true;
+            self.changes = self.changes.saturating_sub(1);
+        } else if self.changes < Self::CHANGES_MAX && is_one_head(behind) {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(behind);
+            self.said = None;
+            self.is_next = true;
+            self.changes += 2;
+        } else {
+            self.give_up();
+        }
+    }
+
+    /// Looks the headers of each request up from now on.
+    fn give_up(&mut self) {
+        if !self.is_given_up {
+            *self = Self {
+                is_given_up: true,
+                ..Self::default()
+            };
+        }
+    }
+
+    fn said(&mut self, headers: &HeaderMap) -> Rc<Said> {
+        if !self.is_next {
+            return Rc::new(Said::of(headers));
+        }
+        self.is_next = false;
+        let said = self.said.get_or_insert_with(|| Rc::new(Said::of(headers)));
+        said.clone()
+    }
+}
+
+/// Whether an empty line stands at the end of a head, and nowhere before: else it is that of several requests.
+fn is_one_head(head: &[u8]) -> bool {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let is_empty = |line: &[u8]| line.is_empty() || line == b"\r";
+    lines.any(is_empty) && lines.eq([b""])
 }
 
 /// A request of the connection is in hand while this lives.
@@ -278,7 +363,10 @@ impl Future for Serving {
         match this.connection.told.replace(Told::Nothing) {
             Told::Nothing => {}
             Told::Close => return Poll::Ready(Ok(())),
-            Told::Park => this.requests = None,
+            Told::Park => {
+                this.requests = None;
+                this.connection.before.take();
+            }
         }
         loop {
             if let Some(requests) = &mut this.requests {
@@ -318,8 +406,8 @@ impl Drop for Serving {
 /// A worker's connections.
 pub struct Connections {
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The one whose requests are being polled.
-    current: RefCell<Option<Rc<Connection>>>,
+    /// The place of the one whose requests are being polled. None leaves meanwhile, so that it stays there.
+    current: Cell<Option<usize>>,
     /// The time of the last look over them: exact enough for what it is used for, and read for nothing.
     clock: Rc<Cell<Instant>>,
     is_stopping: Cell<bool>,
@@ -330,7 +418,7 @@ impl Default for Connections {
     fn default() -> Self {
         Self {
             open: RefCell::default(),
-            current: RefCell::default(),
+            current: Cell::default(),
             clock: Rc::new(Cell::new(Instant::now())),
             is_stopping: Cell::default(),
             watched: tokio::sync::Notify::default(),
@@ -341,7 +429,8 @@ impl Default for Connections {
 impl Connections {
     /// The connection that the request which is being polled came on.
     pub fn current(&self) -> Option<Rc<Connection>> {
-        self.current.borrow().clone()
+        let place = self.current.get()?;
+        self.open.borrow().get(place).cloned()
     }
 
     /// Closes what is idle, and the rest as soon as it is.
@@ -376,8 +465,8 @@ impl Connections {
         }
     }
 
-    fn enter(&self, connection: &Rc<Connection>) -> Entered<'_> {
-        *self.current.borrow_mut() = Some(connection.clone());
+    fn enter(&self, connection: &Connection) -> Entered<'_> {
+        self.current.set(Some(connection.place.get()));
         Entered(self)
     }
 
@@ -414,7 +503,7 @@ struct Entered<'a>(&'a Connections);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        *self.0.current.borrow_mut() = None;
+        self.0.current.set(None);
     }
 }
 
@@ -446,5 +535,61 @@ pub async fn watch(worker: Rc<Worker>) {
                 &[("connections", &parked)],
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::header::{self, HeaderValue};
+
+    use super::*;
+
+    fn agent(name: &'static str) -> HeaderMap {
+        let value = HeaderValue::from_static(name);
+        [(header::USER_AGENT, value)].into_iter().collect()
+    }
+
+    /// What is taken for the headers of a request that came in these reads and has the headers of `agent(read)`.
+    fn said(before: &mut Before, reads: &[&str], read: &'static str) -> Vec<u8> {
+        for (at, bytes) in reads.iter().enumerate() {
+            before.hear(bytes.as_bytes(), at == 0 && bytes.ends_with("\r\n\r\n"));
+        }
+        let said = before.said(&agent(read));
+        said.user_agent().expect("it is there").to_vec()
+    }
+
+    const A: &str = "GET /1 HTTP/1.1\r\nUser-Agent: a\r\n\r\n";
+    const B: &str = "GET /1 HTTP/1.1\r\nUser-Agent: b\r\n\r\n";
+
+    #[test]
+    fn headers_are_looked_up_anew_when_they_differ() {
+        let mut before = Before::default();
+        assert_eq!(said(&mut before, &[A], "a"), b"a");
+        // Not looked at: the bytes are the same.
+        assert_eq!(said(&mut before, &[&A.replace("/1", "/2")], "x"), b"a");
+        assert_eq!(said(&mut before, &[B], "b"), b"b");
+        assert_eq!(said(&mut before, &[B], "x"), b"b");
+        assert_eq!(said(&mut before, &[A], "a"), b"a");
+    }
+
+    #[test]
+    fn what_is_not_one_head_is_never_taken_for_the_next_request() {
+        let twice = [A, A].concat();
+        for reads in [&[&*twice][..], &[&A[..20], &A[20..]], &[A, "\r\n\r\n"]] {
+            let mut before = Before::default();
+            assert_eq!(said(&mut before, &[A], "a"), b"a");
+            assert_eq!(said(&mut before, reads, "b"), b"b", "{reads:?}");
+            assert_eq!(said(&mut before, &[A], "c"), b"c", "{reads:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_sends_others_each_time_is_given_up() {
+        let mut before = Before::default();
+        for _ in 0..20 {
+            assert_eq!(said(&mut before, &[A], "a"), b"a");
+            assert_eq!(said(&mut before, &[B], "b"), b"b");
+        }
+        assert!(before.is_given_up && before.bytes.capacity() == 0);
     }
 }

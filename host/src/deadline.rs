@@ -1,5 +1,6 @@
 //! When requests and operations of a worker must be over. One look over all of them every so often costs less than a timer
-//! for each; in exchange they may end that much late.
+//! for each, and less than a look at the clock: time counts from the first look that finds them. In exchange they may end two
+//! looks late.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -35,15 +36,22 @@ impl Late {
 /// A worker's deadlines.
 #[derive(Default)]
 pub struct Deadlines {
-    ahead: RefCell<Vec<(Instant, Late)>>,
+    ahead: RefCell<Vec<(When, Late)>>,
     watched: Notify,
 }
 
+#[derive(Clone, Copy)]
+enum When {
+    /// So long after the next look.
+    After(Duration),
+    At(Instant),
+}
+
 impl Deadlines {
-    /// Has `late` ended soon after `deadline`, where it is still awaited then.
-    pub fn set(&self, deadline: Instant, late: Late) {
+    /// Has `late` ended soon after `patience`, where it is still awaited then.
+    pub fn set(&self, patience: Duration, late: Late) {
         let mut ahead = self.ahead.borrow_mut();
-        ahead.push((deadline, late));
+        ahead.push((When::After(patience), late));
         if ahead.len() == 1 {
             self.watched.notify_one();
         }
@@ -52,10 +60,13 @@ impl Deadlines {
     /// Takes out what is late at `now`, and what is not awaited any more.
     fn due(&self, now: Instant) -> Vec<Late> {
         let mut due = Vec::new();
-        self.ahead.borrow_mut().retain(|(deadline, late)| {
+        self.ahead.borrow_mut().retain_mut(|(when, late)| {
+            if let When::After(patience) = *when {
+                *when = When::At(now + patience);
+            }
+            let is_late = matches!(*when, When::At(deadline) if deadline <= now);
             let is_awaited = late.is_awaited();
-            let is_late = is_awaited && *deadline <= now;
-            if is_late {
+            if is_late && is_awaited {
                 due.push(*late);
             }
             is_awaited && !is_late

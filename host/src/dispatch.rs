@@ -36,11 +36,12 @@ pub fn serve(worker: &Rc<Worker>, mut request: Request) -> Answer {
     let connection = worker.connections.current();
     let connection = connection.unwrap_or_else(|| Connection::of_peer(request.peer_addr()));
     let has_body = !matches!(request.payload(), Payload::None);
-    let in_hand = connection.begin(has_body);
     let headers = &request.head().headers;
+    let said = connection.said(headers);
+    let in_hand = connection.begin(has_body);
     let asked = Asked {
         id: worker.requests.next_id(),
-        noted: Noted::of(headers, request.uri().query(), has_body),
+        noted: Noted::of(headers, request.uri().query(), has_body, said),
         ip: worker
             .host
             .authority
@@ -138,7 +139,7 @@ fn handle_as(
     };
     redact::redact_headers(
         request.headers_mut(),
-        &asked.noted,
+        &asked.noted.said,
         extension.context.basic_auth,
     );
     let peer = asked.connection.peer().ip();
@@ -152,7 +153,7 @@ fn handle_as(
             params: route.params,
             accountability: who,
             ip: (asked.ip != peer).then_some(asked.ip),
-            noted: asked.noted,
+            noted: &asked.noted,
             connection: asked.connection.clone(),
             timeout: extension.timeout,
             body_bytes_max: extension.body_bytes_max,
@@ -205,16 +206,15 @@ fn call(
         extension.handle(mark, client.handle());
         drop(entered);
     }
-    match client.take() {
-        Ok(response) => State::Ready(Some(response)),
-        Err(client) => {
-            if let Some(timeout) = extension.timeout {
-                let late = Late::Answer(client.handle());
-                worker.deadlines.set(Instant::now() + timeout, late);
-            }
-            State::Waiting(Some(client))
-        }
+    let mut client = Some(client);
+    if let Some(response) = ClientSide::take(&mut client) {
+        return State::Ready(Some(response));
     }
+    if let (Some(timeout), Some(client)) = (extension.timeout, &client) {
+        let late = Late::Answer(client.handle());
+        worker.deadlines.set(timeout, late);
+    }
+    State::Waiting(client)
 }
 
 /// Calls the extension when the whole body is there, on a thread that may block where the route says so.
@@ -395,20 +395,13 @@ impl Future for Answer {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        let taken = match &mut this.state {
-            State::Later(_) => None,
-            State::Ready(response) => response.take(),
-            State::Waiting(client) => match client.take().map(|client| client.poll(cx)) {
-                Some(Ok(response)) => Some(response),
-                Some(Err(waiting)) => {
-                    *client = Some(waiting);
-                    None
-                }
-                None => None,
+        let response = match &mut this.state {
+            State::Later(_) => return Poll::Pending,
+            State::Ready(response) => match response.take() {
+                Some(response) => response,
+                None => return Poll::Pending,
             },
-        };
-        let Some(response) = taken else {
-            return Poll::Pending;
+            State::Waiting(client) => std::task::ready!(ClientSide::poll(client, cx)),
         };
         let mut response = reply::without_body(response, this.is_head);
         if !this.knows_chunks {
@@ -426,7 +419,7 @@ impl Future for Answer {
         if !response.headers().contains_key(REQUEST_ID) {
             response
                 .headers_mut()
-                .insert(REQUEST_ID, this.id.header_value());
+                .append(REQUEST_ID, this.id.header_value());
         }
         if let Some(access) = &this.access {
             access.log(&response, this.id);

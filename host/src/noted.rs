@@ -1,103 +1,109 @@
-//! What the host itself reads of a request's headers, looked up once. One pass over all of them would cost more: actix's map
-//! takes 60 instructions a step, as much as a look-up.
+//! What the host itself reads of a request's headers.
+//!
+//! A look-up in actix's map costs some 70 instructions, and a client sends the same headers again and again: so a connection
+//! keeps what [stood](Said) in those of the request before, and compares bytes. One pass over all headers would cost more, at 60
+//! instructions a step.
+
+use std::rc::Rc;
 
 use actix_http::header::{self, HeaderMap, HeaderValue};
-use extension_api::abi::ext_slice;
+use smallvec::SmallVec;
 
 use crate::accountability::credential::{may_be_directus, may_hold_token};
-use crate::callbacks::lend;
+use crate::accountability::redact::holds_token;
 
 /// As much of a User-Agent header as is kept, as in Directus.
 const USER_AGENT_BYTES_MAX: usize = 1024;
 
-/// What stands in a request's headers.
-#[derive(Clone, Copy)]
+/// What a request says of itself.
+#[derive(Clone)]
 pub struct Noted {
-    /// There is an `Authorization`.
-    pub has_authorization: bool,
+    /// What stands in its headers, whatever its path and body.
+    pub said: Rc<Said>,
     /// A parameter of the query may be a token's.
     pub may_hold_token: bool,
-    /// A `Cookie` may be one of Directus's.
-    pub may_hold_our_cookie: bool,
     /// There is an `Upgrade`, and a body.
     pub has_upgrade: bool,
     /// The length that `Content-Length` declares.
     pub content_length: Option<u64>,
-    /// `User-Agent`.
-    pub user_agent: Text,
-    /// `Origin`.
-    pub origin: Text,
 }
 
-/// A header's value as text.
-#[derive(Clone, Copy)]
-pub enum Text {
-    /// The header's own bytes, which are ASCII: good for as long as the header stays where it is.
-    Ascii(ext_slice),
-    /// It has to be read as UTF-8 first.
-    Other,
-    /// There is no such header.
-    Absent,
+/// What stands in headers that may be sent again. Of several lines of one name, the first counts.
+#[derive(Default)]
+pub struct Said {
+    /// There is an `Authorization`.
+    pub has_authorization: bool,
+    /// A `Cookie` may be one of Directus's.
+    pub may_hold_our_cookie: bool,
+    /// A `Referer` holds a token.
+    pub has_telling_referer: bool,
+    /// `User-Agent` and `Origin`, one behind the other, as UTF-8. Most fit.
+    texts: SmallVec<[u8; 160]>,
+    user_agent_len: Option<usize>,
+    has_origin: bool,
 }
 
 impl Noted {
-    /// Looks the headers up. Of several lines of one name, the first counts. What speaks of a body is not asked for where there
-    /// is none.
-    pub fn of(headers: &HeaderMap, query: Option<&str>, has_body: bool) -> Self {
+    /// Looks up what speaks of the body, where there is one; `said` has the rest.
+    pub fn of(headers: &HeaderMap, query: Option<&str>, has_body: bool, said: Rc<Said>) -> Self {
         Self {
+            said,
             may_hold_token: query.is_some_and(may_hold_token),
-            has_authorization: headers.contains_key(header::AUTHORIZATION),
-            may_hold_our_cookie: headers
-                .get_all(header::COOKIE)
-                .any(|line| may_be_directus(line.as_bytes())),
             has_upgrade: has_body && headers.contains_key(header::UPGRADE),
             content_length: if has_body {
                 content_length(headers)
             } else {
                 None
             },
-            user_agent: Text::of(headers.get(header::USER_AGENT), USER_AGENT_BYTES_MAX),
-            origin: Text::of(headers.get(header::ORIGIN), usize::MAX),
         }
-    }
-
-    /// `User-Agent` and `Origin` where they are not ASCII, and so have to be copied: what is not UTF-8 in them is replaced.
-    pub fn others(&self, headers: &HeaderMap) -> [Option<String>; 2] {
-        let copy = |text: &Text, name, bytes_max: usize| match text {
-            Text::Other => headers.get(name).map(|value| {
-                let length = value.len().min(bytes_max);
-                String::from_utf8_lossy(&value.as_bytes()[..length]).into_owned()
-            }),
-            Text::Ascii(_) | Text::Absent => None,
-        };
-        [
-            copy(&self.user_agent, header::USER_AGENT, USER_AGENT_BYTES_MAX),
-            copy(&self.origin, header::ORIGIN, usize::MAX),
-        ]
     }
 }
 
-impl Text {
-    fn of(value: Option<&HeaderValue>, bytes_max: usize) -> Self {
-        let Some(value) = value else {
-            return Self::Absent;
+impl Said {
+    /// Looks the headers up.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut said = Self {
+            has_authorization: headers.contains_key(header::AUTHORIZATION),
+            may_hold_our_cookie: headers
+                .get_all(header::COOKIE)
+                .any(|line| may_be_directus(line.as_bytes())),
+            has_telling_referer: headers
+                .get_all(header::REFERER)
+                .any(|line| holds_token(line.as_bytes())),
+            ..Self::default()
         };
+        if let Some(value) = headers.get(header::USER_AGENT) {
+            said.add(value, USER_AGENT_BYTES_MAX);
+            said.user_agent_len = Some(said.texts.len());
+        }
+        if let Some(value) = headers.get(header::ORIGIN) {
+            said.add(value, usize::MAX);
+            said.has_origin = true;
+        }
+        said
+    }
+
+    /// Adds a value; what is not UTF-8 in it is replaced.
+    fn add(&mut self, value: &HeaderValue, bytes_max: usize) {
         let bytes = &value.as_bytes()[..value.len().min(bytes_max)];
         // Without an early end, so that sixteen bytes are one step.
-        let is_ascii = bytes.iter().fold(0, |all, byte| all | byte) < 0x80;
-        if is_ascii {
-            Self::Ascii(lend::bytes(bytes))
+        if bytes.iter().fold(0, |all, byte| all | byte) < 0x80 {
+            self.texts.extend_from_slice(bytes);
         } else {
-            Self::Other
+            let text = String::from_utf8_lossy(bytes);
+            self.texts.extend_from_slice(text.as_bytes());
         }
     }
 
-    /// The text, or its copy where there is one.
-    pub fn lend(&self, copy: Option<&str>) -> ext_slice {
-        match self {
-            Self::Ascii(slice) => *slice,
-            Self::Other | Self::Absent => lend::option(copy),
-        }
+    /// `User-Agent`, which is UTF-8.
+    pub fn user_agent(&self) -> Option<&[u8]> {
+        Some(&self.texts[..self.user_agent_len?])
+    }
+
+    /// `Origin`, which is UTF-8.
+    pub fn origin(&self) -> Option<&[u8]> {
+        self.has_origin
+            .then(|| &self.texts[self.user_agent_len.unwrap_or(0)..])
     }
 }
 
@@ -118,17 +124,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::USER_AGENT, HeaderValue::from_bytes(bytes).unwrap());
         headers.append(header::USER_AGENT, HeaderValue::from_static("second"));
-        let noted = Noted::of(&headers, None, true);
-        match noted.user_agent {
-            Text::Ascii(slice) => {
-                assert_eq!(
-                    slice.ptr,
-                    headers.get("user-agent").unwrap().as_bytes().as_ptr()
-                );
-                Some(String::from_utf8(bytes[..slice.len].to_vec()).unwrap())
-            }
-            _ => noted.others(&headers)[0].clone(),
-        }
+        headers.append(header::ORIGIN, HeaderValue::from_static("https://x"));
+        let said = Said::of(&headers);
+        assert_eq!(said.origin(), Some(&b"https://x"[..]));
+        said.user_agent()
+            .map(|text| String::from_utf8(text.to_vec()).unwrap())
     }
 
     #[test]
@@ -143,27 +143,29 @@ mod tests {
 
     #[test]
     fn what_is_there_is_noted_and_nothing_else() {
-        let none = Noted::of(&HeaderMap::new(), None, true);
-        assert!(
-            !none.has_authorization && !none.may_hold_our_cookie && none.content_length.is_none()
-        );
+        let none = noted(&HeaderMap::new(), None);
+        assert!(!none.said.has_authorization && !none.said.may_hold_our_cookie);
+        assert!(!none.said.has_telling_referer && none.content_length.is_none());
+        assert_eq!((none.said.user_agent(), none.said.origin()), (None, None));
         let lines = [
             (header::AUTHORIZATION, "x"),
             (header::COOKIE, "a=b; directus_session_token=x"),
+            (header::REFERER, "/?access_token=x"),
             (header::UPGRADE, "x"),
             (header::CONTENT_LENGTH, "17"),
             (header::ORIGIN, "https://x"),
         ];
         let lines = lines.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        let noted = Noted::of(
-            &lines.into_iter().collect(),
-            Some("a=b&%61ccess_token=x"),
-            true,
-        );
-        assert!(noted.has_authorization && noted.may_hold_our_cookie);
+        let noted = noted(&lines.into_iter().collect(), Some("a=b&%61ccess_token=x"));
+        assert!(noted.said.has_authorization && noted.said.may_hold_our_cookie);
+        assert!(noted.said.has_telling_referer);
         assert!(noted.has_upgrade && noted.may_hold_token);
         assert_eq!(noted.content_length, Some(17));
-        assert!(matches!(noted.origin, Text::Ascii(_)));
-        assert!(matches!(noted.user_agent, Text::Absent));
+        assert_eq!(noted.said.origin(), Some(&b"https://x"[..]));
+        assert_eq!(noted.said.user_agent(), None);
+    }
+
+    fn noted(headers: &HeaderMap, query: Option<&str>) -> Noted {
+        Noted::of(headers, query, true, Rc::new(Said::of(headers)))
     }
 }

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use extension_api::abi;
@@ -85,7 +85,7 @@ pub fn start(
     }
     if let Some(patience) = patience {
         let late = Late::Operation(handle);
-        worker.deadlines.set(Instant::now() + patience, late);
+        worker.deadlines.set(patience, late);
     }
     handle
 }

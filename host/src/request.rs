@@ -29,7 +29,7 @@ use crate::connection::{Connection, InHand};
 use crate::extension::Flight;
 use crate::handle::{Held, Pool};
 use crate::log::{self, Level};
-use crate::noted::Noted;
+use crate::noted::{Noted, Said};
 use crate::operation::{self, Work};
 use crate::reply::{self, Body, Refusal};
 use crate::worker::Worker;
@@ -54,8 +54,6 @@ pub struct Shared {
     method: Method,
     /// The caller's address, where it is not the peer's.
     ip: Option<IpText>,
-    /// `User-Agent` and `Origin`, where they had to be copied.
-    texts: [Option<String>; 2],
     id: Option<RequestId>,
     body: Bytes,
     body_length: Option<u64>,
@@ -83,8 +81,9 @@ pub struct Local {
     /// Keeps the extension's generation alive, and counted as in flight. `None` when the extension's side has ended.
     flight: Option<Flight>,
     request: Option<Request>,
-    /// Holds the text of the peer.
+    /// Hold texts that the head shows.
     connection: Option<Rc<Connection>>,
+    said: Option<Rc<Said>>,
     payload: Option<Incoming>,
     reading: Option<Reading>,
     client: Client,
@@ -101,6 +100,16 @@ pub struct Local {
 type Reading = (Completion, Option<tokio::task::AbortHandle>);
 
 impl Local {
+    /// What has to be cancelled. Most requests leave nothing.
+    fn take_under_way(&mut self) -> Option<UnderWay> {
+        self.operations.retain(|operation| operation.is_open());
+        let has_any = self.reading.is_some() || !self.operations.is_empty();
+        has_any.then(|| UnderWay {
+            reading: self.reading.take(),
+            operations: std::mem::take(&mut self.operations),
+        })
+    }
+
     /// Whether the connection polls what is under way: while its client waits for an answer. If so, has it polled.
     fn wake_connection(&self) -> bool {
         match &self.client {
@@ -214,7 +223,7 @@ impl Incoming {
 }
 
 /// What dispatch found out about a request before the extension is called.
-pub struct Opening {
+pub struct Opening<'a> {
     /// The request as the connection gave it, credentials already taken out of its headers.
     pub request: Request,
     /// The generation that handles it, counted in flight.
@@ -230,7 +239,7 @@ pub struct Opening {
     /// From where; `None`: from the peer.
     pub ip: Option<IpAddr>,
     /// What stands in the headers.
-    pub noted: Noted,
+    pub noted: &'a Noted,
     /// The connection that it came on.
     pub connection: Rc<Connection>,
     /// How long the client waits for an answer; `None`: for ever.
@@ -340,7 +349,7 @@ impl Requests {
 
 /// Takes a place for a request. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
 /// until [`Handle::finish`].
-pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
+pub fn open(worker: &Rc<Worker>, opening: Opening<'_>) -> ClientSide {
     let Opening {
         mut request,
         id,
@@ -379,9 +388,9 @@ pub fn open(worker: &Rc<Worker>, opening: Opening) -> ClientSide {
     shared.url = url;
     shared.accountability = accountability;
     shared.ip = ip.map(IpText::new);
-    shared.texts = noted.others(&request.head().headers);
-    shared.fill(request, &connection, &noted, timeout);
+    shared.fill(request, &connection, &noted.said, timeout);
     local.connection = Some(connection);
+    local.said = Some(noted.said.clone());
     drop(local);
     ClientSide(place.hand_out())
 }
@@ -433,7 +442,6 @@ impl Shared {
             },
             method: Method::GET,
             ip: None,
-            texts: [None, None],
             id: None,
             body: Bytes::new(),
             body_length: None,
@@ -445,7 +453,7 @@ impl Shared {
         &mut self,
         request: &Request,
         connection: &Connection,
-        noted: &Noted,
+        said: &Said,
         timeout: Option<Duration>,
     ) {
         let head = request.head();
@@ -487,8 +495,8 @@ impl Shared {
                 roles: self.roles.as_ptr(),
                 role_count: self.roles.len(),
                 ip: lend::bytes(self.ip.as_ref().unwrap_or(connection.ip_text()).as_bytes()),
-                user_agent: noted.user_agent.lend(self.texts[0].as_deref()),
-                origin: noted.origin.lend(self.texts[1].as_deref()),
+                user_agent: lend::option_bytes(said.user_agent()),
+                origin: lend::option_bytes(said.origin()),
                 session: lend::option(who.session.as_deref()),
                 admin: who.admin.into(),
                 app: who.app.into(),
@@ -561,74 +569,61 @@ impl ClientSide {
         self.0
     }
 
-    /// The answer if it is there.
-    pub fn take(self) -> Result<Response<Body>, Self> {
+    /// The answer, if it is there, or if `poll` brings it about: takes the client's side out then.
+    pub fn take(side: &mut Option<Self>) -> Option<Response<Body>> {
+        let handle = side.as_ref()?.0;
         let response = {
-            let mut local = self.0.own().borrow_mut();
+            let mut local = handle.own().borrow_mut();
             // Looked at before it is moved: most polls of an answer come before it.
             if !matches!(local.client, Client::Answered(_)) {
-                None
-            } else if let Client::Answered(response) =
-                std::mem::replace(&mut local.client, Client::Writing)
-            {
-                Some(response)
-            } else {
-                None
+                return None;
+            }
+            match std::mem::replace(&mut local.client, Client::Writing) {
+                Client::Answered(response) => response,
+                _ => return None,
             }
         };
-        let Some(response) = response else {
-            return Err(self);
-        };
-        self.0.leave_to_tasks();
-        Ok(
-            if self.0.shared().decision.load(Ordering::Acquire) == STREAMING {
-                response.map_body(|_, size| {
-                    Body::Stream(Streaming {
-                        in_hand: None,
-                        client: self,
-                        size: size.declared(),
-                        sent: 0,
-                        is_broken: false,
-                        has_paused: false,
-                    })
-                })
-            } else {
-                response
-            },
-        )
+        handle.leave_to_tasks();
+        let client = side.take()?;
+        if handle.shared().decision.load(Ordering::Acquire) != STREAMING {
+            return Some(response);
+        }
+        Some(response.map_body(|_, size| {
+            Body::Stream(Streaming {
+                in_hand: None,
+                client,
+                size: size.declared(),
+                sent: 0,
+                is_broken: false,
+                has_paused: false,
+            })
+        }))
     }
 
     /// The answer, or has the task that polls with `cx` woken when it is there. Polls what the extension has under way for it.
-    pub fn poll(mut self, cx: &mut Context<'_>) -> Result<Response<Body>, Self> {
+    pub fn poll(side: &mut Option<Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        let Some(handle) = side.as_ref().map(Self::handle) else {
+            return Poll::Pending;
+        };
+        let own = handle.own();
         loop {
-            // Whatever answers while this polls need not wake it.
-            let is_waiting = {
-                let mut local = self.0.own().borrow_mut();
-                let local = &mut *local;
-                match &mut local.client {
-                    Client::Waiting(waker) => {
-                        if !waker
-                            .as_ref()
-                            .is_some_and(|waker| waker.will_wake(cx.waker()))
-                        {
-                            *waker = Some(cx.waker().clone());
-                        }
-                        local.is_being_polled = true;
-                        true
-                    }
-                    Client::Ended | Client::Answered(_) | Client::Writing => false,
+            {
+                let mut local = own.borrow_mut();
+                let Client::Waiting(waker) = &mut local.client else {
+                    drop(local);
+                    return Self::take(side).map_or(Poll::Pending, Poll::Ready);
+                };
+                let is_same = |waker: &Waker| waker.will_wake(cx.waker());
+                if !waker.as_ref().is_some_and(is_same) {
+                    *waker = Some(cx.waker().clone());
                 }
-            };
-            if !is_waiting {
-                match self.take() {
-                    Ok(response) => return Ok(response),
-                    Err(waiting) => self = waiting,
-                }
+                // Whatever answers while this polls need not wake it.
+                local.is_being_polled = true;
             }
-            let goes_on = self.0.go_on(cx);
-            self.0.own().borrow_mut().is_being_polled = false;
+            let goes_on = handle.go_on(own, cx);
+            own.borrow_mut().is_being_polled = false;
             if !goes_on {
-                return Err(self);
+                return Poll::Pending;
             }
         }
     }
@@ -817,7 +812,7 @@ impl Handle {
             );
         }
         let is_streaming = self.shared().decision.load(Ordering::Acquire) == STREAMING;
-        let left = {
+        let (flight, under_way, watch) = {
             let mut local = local.borrow_mut();
             local.payload = None;
             if is_streaming && local.stream.ended.is_none() {
@@ -829,13 +824,13 @@ impl Handle {
             }
             (
                 local.flight.take(),
-                local.reading.take(),
-                std::mem::take(&mut local.operations),
+                local.take_under_way(),
                 local.watch.take(),
             )
         };
-        let (flight, reading, operations, watch) = left;
-        cancel(worker, reading, operations);
+        if let Some(under_way) = under_way {
+            under_way.cancel(worker);
+        }
         if let Some(watch) = watch {
             worker.complete(watch, Outcome::OK);
         }
@@ -847,26 +842,24 @@ impl Handle {
     /// Ends the client's side: the answer is written, or the client has left.
     fn client_ended(&self, worker: &Rc<Worker>) {
         let Some(local) = self.local() else { return };
-        let was_open = self
-            .shared()
-            .decision
-            .compare_exchange(UNDECIDED, OVER, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        let (client, reading, operations, written, watch, owned) = {
+        let decided = self.shared().decision.compare_exchange(
+            UNDECIDED,
+            OVER,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        let was_open = decided.is_ok();
+        let (client, under_way, stream, watch, owned) = {
             let mut local = local.borrow_mut();
             let owned = local.flight.is_some();
             if owned {
                 self.shared().decision.store(OVER, Ordering::Release);
                 local.payload = None;
             }
-            local.stream.chunk = None;
-            local.stream.next = None;
-            local.stream.waker = None;
             (
                 std::mem::take(&mut local.client),
-                local.reading.take(),
-                std::mem::take(&mut local.operations),
-                local.stream.written.take(),
+                local.take_under_way(),
+                (decided == Err(STREAMING)).then(|| std::mem::take(&mut local.stream)),
                 local.watch.take(),
                 owned,
             )
@@ -875,13 +868,15 @@ impl Handle {
             self.log(Level::Debug, "the client left before the answer");
         }
         drop(client);
-        if let Some(written) = written {
+        if let Some(written) = stream.and_then(|stream| stream.written) {
             worker.complete(written, Outcome::failed(abi::EXT_CANCELLED));
         }
         if let Some(watch) = watch {
             worker.complete(watch, Outcome::failed(abi::EXT_CANCELLED));
         }
-        cancel(worker, reading, operations);
+        if let Some(under_way) = under_way {
+            under_way.cancel(worker);
+        }
         self.close_if_over(worker);
     }
 
@@ -898,11 +893,16 @@ impl Handle {
                 if shared.fields.get().is_some() {
                     shared.fields.take();
                 }
-                shared.body = Bytes::new();
-                local.stream = Outgoing::default();
+                if !shared.body.is_empty() {
+                    shared.body = Bytes::new();
+                }
+                if local.stream.ended.is_some() {
+                    local.stream = Outgoing::default();
+                }
                 (
                     local.request.take(),
                     local.connection.take(),
+                    local.said.take(),
                     local.payload.take(),
                 )
             });
@@ -1139,51 +1139,44 @@ impl Handle {
 
     /// Leaves what is under way to tasks, since the connection writes the answer from now on.
     fn leave_to_tasks(self) {
-        let mut local = self.own().borrow_mut();
-        if local.reading.is_some() {
-            self.read_in_task(&mut local);
-        }
-        if local.work.is_empty() {
-            return;
-        }
-        let work = std::mem::take(&mut local.work);
-        drop(local);
+        let work = {
+            let mut local = self.own().borrow_mut();
+            if local.reading.is_some() {
+                self.read_in_task(&mut local);
+            }
+            if local.work.is_empty() {
+                return;
+            }
+            std::mem::take(&mut local.work)
+        };
         for (operation, work) in work {
             operation.go_on(work);
         }
     }
 
     /// Polls what is under way, and calls what is due; tells whether anything has come to its end.
-    fn go_on(&self, cx: &mut Context<'_>) -> bool {
-        let is_idle = {
-            let local = self.own().borrow();
-            local.work.is_empty() && local.reading.is_none()
+    fn go_on(self, own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
+        let (reads, works) = {
+            let local = own.borrow();
+            (local.reading.is_some(), !local.work.is_empty())
         };
-        if is_idle {
-            return call_ready();
-        }
-        let has_read = match self.poll_read(cx) {
-            Poll::Ready((completion, outcome)) => {
-                completion.call(outcome);
-                true
-            }
-            Poll::Pending => false,
-        };
-        let has_worked = self.poll_work(cx);
+        let has_read = reads
+            && match self.poll_read(cx) {
+                Poll::Ready((completion, outcome)) => {
+                    completion.call(outcome);
+                    true
+                }
+                Poll::Pending => false,
+            };
+        let has_worked = works && Self::poll_work(own, cx);
         call_ready() || has_worked || has_read
     }
 
-    fn poll_work(&self, cx: &mut Context<'_>) -> bool {
+    fn poll_work(own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
         let mut has_ended = false;
         let mut polled = 0;
         // Not lent while it is polled: what is completed may start more, which is polled as well, or cancel some.
-        let mut work = {
-            let mut local = self.own().borrow_mut();
-            if local.work.is_empty() {
-                return false;
-            }
-            std::mem::take(&mut local.work)
-        };
+        let mut work = std::mem::take(&mut own.borrow_mut().work);
         loop {
             while let Some((_, next)) = work.get_mut(polled) {
                 if next.as_mut().poll(cx).is_ready() {
@@ -1193,8 +1186,10 @@ impl Handle {
                     polled += 1;
                 }
             }
-            work.retain(|(operation, _)| operation.is_open());
-            let mut local = self.own().borrow_mut();
+            if has_ended {
+                work.retain(|(operation, _)| operation.is_open());
+            }
+            let mut local = own.borrow_mut();
             if local.work.is_empty() {
                 local.work = work;
                 return has_ended;
@@ -1290,14 +1285,22 @@ impl Handle {
     }
 }
 
-fn cancel(worker: &Rc<Worker>, reading: Option<Reading>, operations: Operations) {
-    if let Some((completion, task)) = reading {
-        if let Some(task) = task {
-            task.abort();
+/// What ends with either side.
+struct UnderWay {
+    reading: Option<Reading>,
+    operations: Operations,
+}
+
+impl UnderWay {
+    fn cancel(self, worker: &Rc<Worker>) {
+        if let Some((completion, task)) = self.reading {
+            if let Some(task) = task {
+                task.abort();
+            }
+            worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
         }
-        worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
-    }
-    for operation in operations {
-        operation.cancel();
+        for operation in self.operations {
+            operation.cancel();
+        }
     }
 }

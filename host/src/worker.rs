@@ -246,6 +246,9 @@ impl Worker {
     pub fn call_ready(&self) -> bool {
         /// How much is done before others get their turn.
         const BATCH: usize = 64;
+        if self.ready.borrow().is_empty() {
+            return false;
+        }
         let mut has_called = false;
         for _ in 0..BATCH {
             let due = self.ready.borrow_mut().pop_front();

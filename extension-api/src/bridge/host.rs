@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use super::task::Bound;
 use super::{ABSENT, Bytes, Lent, LentList, Op, bytes_of, slice, struct_size, thread, with_fields};
 use crate::abi::*;
 use crate::headers::Fields;
@@ -172,14 +173,15 @@ impl Host {
 
     pub(crate) fn sleep(&self, ms: u64, op: &mut Op) -> ext_status {
         let mut handle = ext_op::default();
+        let request = thread::request();
         let register = |completion| {
             self.with_ctx(EXT_CANCELLED, |table, ctx| {
                 // SAFETY: `ctx` is alive; `handle` is ours to be written.
-                unsafe { (table.sleep)(ctx, thread::request(), ms, completion, &mut handle) }
+                unsafe { (table.sleep)(ctx, request, ms, completion, &mut handle) }
             })
         };
         // SAFETY: the completion goes to `sleep`, or nowhere.
-        let status = unsafe { op.start(register) };
+        let status = unsafe { op.start(Bound::new(request), register) };
         if status == EXT_OK {
             op.cancels(handle);
         }
@@ -238,7 +240,7 @@ impl Host {
                 })
             };
             // SAFETY: the completion goes to `fetch`, or nowhere.
-            unsafe { op.start(register) }
+            unsafe { op.start(Bound::new(outgoing.request), register) }
         });
         ok(status)?;
         op.cancels(handle);
@@ -300,7 +302,7 @@ impl Outlet {
         // SAFETY: the completion goes to one of the two. Both take every handle, also one whose time is over; the chunk is
         // given in every case.
         unsafe {
-            op.start(|completion| match self.to {
+            op.start(None, |completion| match self.to {
                 To::Answer(request) => (self.table.write)(request, chunk.into_raw(), completion),
                 To::Call(call) => (self.table.fetch_write)(call, chunk.into_raw(), completion),
             })
@@ -383,7 +385,11 @@ impl FetchedHandle {
 
     pub(crate) fn read(&self, op: &mut Op) -> ext_status {
         // SAFETY: the completion goes to `fetched_read`, which takes every handle.
-        unsafe { op.start(|completion| (self.table.fetched_read)(self.fetched, completion)) }
+        unsafe {
+            op.start(None, |completion| {
+                (self.table.fetched_read)(self.fetched, completion)
+            })
+        }
     }
 }
 
@@ -444,6 +450,10 @@ impl super::task::Hold {
 
     pub(crate) fn read(&self, op: &mut Op) -> ext_status {
         // SAFETY: the completion goes to `read`, which takes every handle.
-        unsafe { op.start(|completion| (self.table().read)(self.handle(), completion)) }
+        unsafe {
+            op.start(None, |completion| {
+                (self.table().read)(self.handle(), completion)
+            })
+        }
     }
 }

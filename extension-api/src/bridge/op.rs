@@ -12,8 +12,11 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use super::task::Bound;
 use super::{Bytes, FetchedHandle, bytes_of, guarded, thread};
-use crate::abi::{EXT_OK, ext_callbacks, ext_completion, ext_op, ext_result, ext_status};
+use crate::abi::{
+    EXT_CANCELLED, EXT_OK, ext_callbacks, ext_completion, ext_op, ext_result, ext_status,
+};
 
 /// How an operation ended.
 pub(crate) struct Outcome {
@@ -37,7 +40,8 @@ struct Shared {
 
 enum State {
     Idle,
-    UnderWay(Option<Waker>),
+    /// With the task that is to be told when the client leaves.
+    UnderWay(Option<Waker>, Option<Bound>),
     Completed(Outcome),
     Abandoned,
 }
@@ -58,13 +62,15 @@ impl Op {
             .is_some_and(|shared| !matches!(*shared.lock(), State::Idle))
     }
 
-    /// Starts the operation. Anything but EXT_OK means that it was not started.
+    /// Starts the operation. Anything but EXT_OK means that it was not started. `bound` stands for one that the host ends with
+    /// a request.
     ///
     /// # Safety
     ///
     /// `register` must hand the completion to one callback of the host, once, and return what that returned.
     pub(super) unsafe fn start(
         &mut self,
+        bound: Option<Bound>,
         register: impl FnOnce(ext_completion) -> ext_status,
     ) -> ext_status {
         debug_assert!(
@@ -78,14 +84,17 @@ impl Op {
                 state: Mutex::new(State::Idle),
             })
         });
-        *shared.lock() = State::UnderWay(None);
+        *shared.lock() = State::UnderWay(None, bound);
         let user = Arc::into_raw(Arc::clone(shared));
         let status = register(ext_completion {
             function: Some(completed),
             user: user.cast_mut().cast(),
         });
         if status != EXT_OK {
-            *shared.lock() = State::Idle;
+            let state = mem::replace(&mut *shared.lock(), State::Idle);
+            if let State::UnderWay(_, Some(bound)) = state {
+                bound.release();
+            }
             // SAFETY: made by `into_raw` above; the host does not call the completion of what it has not accepted.
             drop(unsafe { Arc::from_raw(user) });
         }
@@ -105,8 +114,8 @@ impl Op {
             .expect("an operation is started before it is awaited");
         let mut state = shared.lock();
         match &mut *state {
-            State::UnderWay(Some(waker)) => waker.clone_from(cx.waker()),
-            State::UnderWay(waker) => *waker = Some(cx.waker().clone()),
+            State::UnderWay(Some(waker), _) => waker.clone_from(cx.waker()),
+            State::UnderWay(waker, _) => *waker = Some(cx.waker().clone()),
             State::Completed(_) => {
                 let State::Completed(outcome) = mem::replace(&mut *state, State::Idle) else {
                     unreachable!()
@@ -128,13 +137,18 @@ impl Drop for Op {
         let Some(shared) = self.shared.take() else {
             return;
         };
+        let mut state = shared.lock();
+        if matches!(*state, State::Idle) {
+            return;
+        }
         // Replaced first, dropped after: a waker or an outcome may run code that comes back here.
-        let state = mem::replace(&mut *shared.lock(), State::Abandoned);
-        if let (State::UnderWay(_), Some(op)) = (&state, self.cancels) {
+        let before = mem::replace(&mut *state, State::Abandoned);
+        drop(state);
+        if let (State::UnderWay(..), Some(op)) = (&before, self.cancels) {
             // SAFETY: `cancel` takes every handle, also one whose time is over.
             unsafe { (self.table.cancel)(op) }
         }
-        drop(state);
+        drop(before);
     }
 }
 
@@ -146,17 +160,21 @@ impl Shared {
     fn complete(&self, outcome: Outcome) {
         let mut state = self.lock();
         let before = mem::replace(&mut *state, State::Abandoned);
-        let waker = match before {
-            State::UnderWay(waker) => {
+        let is_cancelled = outcome.status == EXT_CANCELLED;
+        let (waker, bound) = match before {
+            State::UnderWay(waker, bound) => {
                 *state = State::Completed(outcome);
-                waker
+                (waker, bound)
             }
             // Nobody waits any more: the outcome is dropped, and with it what it holds.
-            _ => None,
+            _ => (None, None),
         };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
+        }
+        if is_cancelled && let Some(bound) = bound {
+            bound.cancel();
         }
     }
 }
@@ -173,8 +191,10 @@ unsafe extern "C" fn completed(user: *mut c_void, result: *const ext_result) {
         // SAFETY: so is the answer to a fetch, which is zero in every other result.
         fetched: unsafe { FetchedHandle::from_raw(shared.table, result.fetched) },
         // SAFETY: the message is lent until the completion returns; it is copied here.
-        message: String::from_utf8_lossy(unsafe { bytes_of(result.message) }.unwrap_or_default())
-            .into_owned(),
+        message: match unsafe { bytes_of(result.message) } {
+            None | Some([]) => String::new(),
+            Some(message) => String::from_utf8_lossy(message).into_owned(),
+        },
     };
     // A waker may be the author's own code; what it panics with has nowhere to go.
     let _ = guarded(|| {

@@ -1,8 +1,8 @@
 //! A request's task: the author's future in one allocation, from `handle` until the request is finished.
 //!
 //! The future is polled, and dropped, only on the request's worker: in `handle`, and in completions. What wakes it there is
-//! followed by a poll right away; what wakes it from elsewhere posts, once. When the client leaves, the watch drops the
-//! future and gives the request up.
+//! followed by a poll right away; what wakes it from elsewhere posts, once. When the client leaves, the future is dropped and the
+//! request given up: the operation that it waits for says so, or where it waits for none of the request's, the watch.
 //!
 //! The request is finished after its future is dropped, and not while its [`Hold`] lives: so whatever a `Request` lends
 //! stays readable, wherever the author has taken it.
@@ -123,7 +123,7 @@ enum Stage<F> {
     Over,
 }
 
-struct Header {
+pub(super) struct Header {
     functions: &'static Functions,
     host: &'static Host,
     head: NonNull<ext_request_head>,
@@ -134,6 +134,8 @@ struct Header {
     /// Bits, see below.
     state: AtomicU32,
     hold: AtomicU8,
+    /// Operations under way that end when the client leaves: while there are any, nothing else needs to tell.
+    bound: AtomicU32,
     /// Whether `watch` has been called. Of the polling thread only.
     watched: Cell<bool>,
 }
@@ -285,6 +287,7 @@ impl TaskRef {
                 references: AtomicUsize::new(1),
                 state: AtomicU32::new(0),
                 hold: AtomicU8::new(HELD),
+                bound: AtomicU32::new(0),
                 watched: Cell::new(false),
             },
             stage: UnsafeCell::new(ManuallyDrop::new(Stage::Over)),
@@ -292,7 +295,7 @@ impl TaskRef {
         let task = Self(NonNull::from(Box::leak(task)).cast());
         let hold = Hold(task.clone());
         let made = {
-            let _running = thread::Running::enter(request, false);
+            let _running = thread::Running::enter(request, None);
             guarded(|| make(Request::new(hold)))
         };
         match made {
@@ -306,6 +309,17 @@ impl TaskRef {
                 None
             }
         }
+    }
+
+    pub(super) fn header_of(&self) -> NonNull<Header> {
+        self.0
+    }
+
+    /// # Safety
+    ///
+    /// A reference to the task is held elsewhere.
+    pub(super) unsafe fn of_header(header: NonNull<Header>) -> Self {
+        Self::clone(&ManuallyDrop::new(Self(header)))
     }
 
     fn header(&self) -> &Header {
@@ -334,7 +348,7 @@ impl TaskRef {
         if self.advance(&mut Context::from_waker(&waker), true) {
             return;
         }
-        let watching = self.watch();
+        let watching = self.header().bound.load(Ordering::Relaxed) > 0 || self.watch();
         let state = self.clear(RUNNING);
         if !watching || state & CANCELLED != 0 {
             self.give_up();
@@ -346,7 +360,7 @@ impl TaskRef {
 
     /// Polls until the future is pending, or the task is over and the request finished: then `true`.
     fn advance(&self, cx: &mut Context<'_>, on_worker: bool) -> bool {
-        let _running = thread::Running::enter(self.header().request, on_worker);
+        let _running = thread::Running::enter(self.header().request, on_worker.then_some(self));
         loop {
             // SAFETY: on the polling thread; RUNNING, or the loop of `serve_blocking`, keeps it from being entered twice.
             match guarded(|| unsafe { (self.header().functions.poll)(self.0, cx) }) {
@@ -683,6 +697,46 @@ fn raw_response(status: u16, headers: &[ext_field], body: Bytes) -> ext_response
         headers: headers.as_ptr(),
         header_count: headers.len(),
         body: body.into_raw(),
+    }
+}
+
+// ---- An operation of a request ----
+
+/// Stands for an operation that the host ends when the client of its request leaves, from its start to its completion.
+pub(super) struct Bound(Option<TaskRef>);
+
+impl Bound {
+    /// For an operation that the task which this thread polls starts for `request`, if it is that one's.
+    pub(super) fn new(request: ext_request) -> Option<Self> {
+        let task = thread::task_of(request)?;
+        task.header().bound.fetch_add(1, Ordering::Relaxed);
+        Some(Self(Some(task)))
+    }
+
+    /// The operation was not started.
+    pub(super) fn release(mut self) {
+        if let Some(task) = self.0.take() {
+            task.header().bound.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The client has left.
+    pub(super) fn cancel(mut self) {
+        if let Some(task) = self.0.take() {
+            task.header().bound.fetch_sub(1, Ordering::Relaxed);
+            task.cancel();
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take()
+            && task.header().bound.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            // The last one: whatever the task waits for now, the next poll has it watch.
+            task.wake();
+        }
     }
 }
 

@@ -1,16 +1,22 @@
 //! What this thread is doing: whose task it polls, and which task it is about to poll next.
+#![expect(
+    unsafe_code,
+    reason = "the task that is polled is kept as a pointer while it is borrowed"
+)]
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 
-use super::task::TaskRef;
+use super::task::{Header, TaskRef};
 use crate::abi::ext_request;
 
 thread_local! {
     static THREAD: Thread = const {
         Thread {
             request: Cell::new(ext_request { slot: 0, generation: 0 }),
-            on_worker: Cell::new(false),
+            task: Cell::new(None),
             collecting: Cell::new(false),
             woken: Cell::new(None),
         }
@@ -19,7 +25,8 @@ thread_local! {
 
 struct Thread {
     request: Cell<ext_request>,
-    on_worker: Cell<bool>,
+    /// The task that a worker polls; not on a thread that may block.
+    task: Cell<Option<NonNull<Header>>>,
     collecting: Cell<bool>,
     /// Without a destructor, so that the thread has none of ours to run when it ends.
     woken: Cell<Option<ManuallyDrop<TaskRef>>>,
@@ -37,29 +44,43 @@ pub(crate) fn request() -> ext_request {
 
 /// Whether an asynchronous handler runs on this thread, which must then not block.
 pub(crate) fn on_worker() -> bool {
-    THREAD.with(|thread| thread.on_worker.get())
+    THREAD.with(|thread| thread.task.get().is_some())
+}
+
+/// The task that this thread polls as a worker, if it is that of `request`.
+pub(super) fn task_of(request: ext_request) -> Option<TaskRef> {
+    THREAD.with(|thread| {
+        let of = thread.request.get();
+        let is_same = of.slot == request.slot && of.generation == request.generation;
+        let task = thread.task.get().filter(|_| is_same)?;
+        // SAFETY: `Running` alone sets it, for as long as it borrows the task.
+        Some(unsafe { TaskRef::of_header(task) })
+    })
 }
 
 /// Marks this thread as running a handler, until dropped.
-pub(super) struct Running {
+pub(super) struct Running<'a> {
     request: ext_request,
-    on_worker: bool,
+    task: Option<NonNull<Header>>,
+    _of: PhantomData<&'a TaskRef>,
 }
 
-impl Running {
-    pub(super) fn enter(request: ext_request, on_worker: bool) -> Self {
+impl<'a> Running<'a> {
+    /// `task` is given where this thread polls it as a worker.
+    pub(super) fn enter(request: ext_request, task: Option<&'a TaskRef>) -> Self {
         THREAD.with(|thread| Self {
             request: thread.request.replace(request),
-            on_worker: thread.on_worker.replace(on_worker),
+            task: thread.task.replace(task.map(TaskRef::header_of)),
+            _of: PhantomData,
         })
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         THREAD.with(|thread| {
             thread.request.set(self.request);
-            thread.on_worker.set(self.on_worker);
+            thread.task.set(self.task);
         });
     }
 }

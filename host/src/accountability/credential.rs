@@ -56,7 +56,7 @@ pub fn presented<'a>(
 ) -> Result<Option<Credential<'a>>, AuthError> {
     let query = query.filter(|_| noted.may_hold_token);
     let query = query.map_or(Queried::Nothing, in_query);
-    let in_header = if noted.has_authorization {
+    let in_header = if noted.said.has_authorization {
         in_header(headers)
     } else {
         None
@@ -70,7 +70,7 @@ pub fn presented<'a>(
     match query {
         Queried::Token(token) => checked(Place::Query, token),
         Queried::Compound => Err(Refusal::InvalidCredentials.into()),
-        Queried::Nothing if !noted.may_hold_our_cookie => Ok(None),
+        Queried::Nothing if !noted.said.may_hold_our_cookie => Ok(None),
         Queried::Nothing => {
             in_cookie(headers).map_or(Ok(None), |token| checked(Place::Cookie, token))
         }

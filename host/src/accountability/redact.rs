@@ -8,7 +8,7 @@ use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::credential::{
     QUERY_PARAMETER, REFRESH_COOKIE, SESSION_COOKIE, cookie, decode, token_parameter,
 };
-use crate::noted::Noted;
+use crate::noted::Said;
 
 /// Removes every `access_token` from the query of a URL (path and query, as sent), in whatever way its name is encoded,
 /// lists and objects included. A question mark with nothing left behind it goes, too.
@@ -41,19 +41,16 @@ pub fn redact_url(url: &str) -> Cow<'_, str> {
 
 /// Removes `Authorization` (but for the scheme Basic, where `keep_basic` says so: it is never a credential of this host),
 /// Directus's cookies, and a `Referer` that holds a token.
-pub fn redact_headers(headers: &mut HeaderMap, noted: &Noted, keep_basic: bool) {
-    if noted.has_authorization {
+pub fn redact_headers(headers: &mut HeaderMap, said: &Said, keep_basic: bool) {
+    if said.has_authorization {
         filter(headers, header::AUTHORIZATION, |value| {
             (keep_basic && is_basic(value)).then_some(Cow::Borrowed(value))
         });
     }
-    if noted.may_hold_our_cookie && headers.get_all(header::COOKIE).any(holds_ours) {
+    if said.may_hold_our_cookie && headers.get_all(header::COOKIE).any(holds_ours) {
         filter(headers, header::COOKIE, redact_cookies);
     }
-    if headers
-        .get_all(header::REFERER)
-        .any(|value| holds_token(value.as_bytes()))
-    {
+    if said.has_telling_referer {
         filter(headers, header::REFERER, |value| {
             (!holds_token(value)).then_some(Cow::Borrowed(value))
         });
@@ -120,7 +117,7 @@ fn redact_cookies(value: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 /// Whether a URL names a token, encoded or not, in its query or anywhere in it.
-fn holds_token(url: &[u8]) -> bool {
+pub fn holds_token(url: &[u8]) -> bool {
     // Written without an early end, so that it is done in steps of sixteen bytes: most URLs need no second look.
     let is_suspicious = url.iter().fold(false, |is_suspicious, byte| {
         is_suspicious | matches!(byte, b'=' | b'[' | b'%')
@@ -152,8 +149,8 @@ mod tests {
 
     fn redacted(lines: &[(&'static str, &'static str)], keep_basic: bool) -> Vec<(String, String)> {
         let mut headers = headers(lines);
-        let noted = Noted::of(&headers, None, false);
-        redact_headers(&mut headers, &noted, keep_basic);
+        let said = Said::of(&headers);
+        redact_headers(&mut headers, &said, keep_basic);
         let mut left: Vec<_> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))

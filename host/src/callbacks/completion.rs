@@ -99,12 +99,19 @@ impl Completion {
         let Some(completion) = self.owed.take() else {
             return;
         };
-        let worker = worker::current();
-        let _inside = worker
-            .as_ref()
-            .zip(self.flight.as_ref())
-            .map(|(worker, flight)| worker.enter(flight.context()));
-        invoke(completion, outcome);
+        let mut outcome = Some(outcome);
+        if let Some(flight) = &self.flight {
+            worker::with_current(|worker| {
+                let _inside = worker.enter(flight.context());
+                if let Some(outcome) = outcome.take() {
+                    invoke(completion, outcome);
+                }
+            });
+        }
+        // Held by nothing, or called when the thread ends.
+        if let Some(outcome) = outcome {
+            invoke(completion, outcome);
+        }
     }
 }
 
