@@ -236,13 +236,18 @@ pub fn is_watched() -> bool {
 
 /// Keeps a breach, where breaches are kept. Costs one relaxed load elsewhere.
 pub fn note(rule: Rule, how: impl FnOnce() -> String) {
+    if is_watched() {
+        keep(rule, how());
+    }
+}
+
+#[cold]
+fn keep(rule: Rule, how: String) {
     /// A breach in a loop says nothing new.
     const KEPT_MAX: usize = 10_000;
-    if is_watched() {
-        let mut noted = lock(&NOTED);
-        if noted.len() < KEPT_MAX {
-            noted.push(Breach { rule, how: how() });
-        }
+    let mut noted = lock(&NOTED);
+    if noted.len() < KEPT_MAX {
+        noted.push(Breach { rule, how });
     }
 }
 

@@ -13,7 +13,6 @@ pub mod lend;
 
 use std::ffi::c_void;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_http::{Method, Response, StatusCode};
@@ -689,10 +688,10 @@ unsafe extern "C" fn sleep(
     completion: ext_completion,
     op: *mut ext_op,
 ) -> ext_status {
-    let Some(ctx) = context_arc(ctx) else {
+    let Some(ctx) = context(ctx) else {
         return EXT_INVALID;
     };
-    let Ok((remote, request)) = worker_for(&ctx, request) else {
+    let Ok((remote, request)) = worker_for(ctx, request) else {
         return EXT_GONE;
     };
     if !op.is_null() && !remote.is_current() {
@@ -702,7 +701,7 @@ unsafe extern "C" fn sleep(
     let place = Place(op, remote.is_current());
     on_worker(&remote, completion, move |worker, completion| {
         let time = std::time::Duration::from_millis(ms);
-        begin(worker, &ctx, request, completion, place, |completion| {
+        begin(worker, ctx, request, completion, place, |completion| {
             operation::start(worker, request, completion, None, None, |owed| {
                 Box::pin(async move {
                     actix_rt::time::sleep(time).await;
@@ -730,7 +729,7 @@ impl Place {
 /// Starts an operation and ties it to the request, or to the extension's own life.
 fn begin(
     worker: &Rc<Worker>,
-    ctx: &Arc<Context>,
+    ctx: &'static Context,
     request: Option<request::Handle>,
     mut completion: Completion,
     place: Place,
@@ -757,10 +756,10 @@ unsafe extern "C" fn post(
     request: ext_request,
     completion: ext_completion,
 ) -> ext_status {
-    let Some(ctx) = context_arc(ctx) else {
+    let Some(ctx) = context(ctx) else {
         return EXT_INVALID;
     };
-    let Ok((remote, _)) = worker_for(&ctx, request) else {
+    let Ok((remote, _)) = worker_for(ctx, request) else {
         return EXT_GONE;
     };
     let Some(flight) = ctx.hold() else {
@@ -795,10 +794,10 @@ unsafe extern "C" fn fetch(
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { completion::take(fetch.body) };
     sized::<ext_fetch>("fetch", fetch.struct_size);
-    let Some(ctx) = context_arc(ctx) else {
+    let Some(ctx) = context(ctx) else {
         return EXT_INVALID;
     };
-    let Ok((remote, request)) = worker_for(&ctx, fetch.request) else {
+    let Ok((remote, request)) = worker_for(ctx, fetch.request) else {
         return EXT_GONE;
     };
     let streams = fetch.flags & EXT_FETCH_STREAM_BODY != 0;
@@ -809,7 +808,7 @@ unsafe extern "C" fn fetch(
         ctx.log_misuse("fetch", "a streamed body needs a place for the operation, on a worker, and a body to take needs a request");
         return EXT_INVALID;
     }
-    let call = match prepare(&ctx, fetch, request) {
+    let call = match prepare(ctx, fetch, request) {
         Ok(call) => call,
         Err(status) => return status,
     };
@@ -840,7 +839,7 @@ unsafe extern "C" fn fetch(
         };
         let caller = worker.clone();
         let patience = worker.upstream.patience(&call);
-        begin(worker, &ctx, request, completion, place, |completion| {
+        begin(worker, ctx, request, completion, place, |completion| {
             operation::start(worker, request, completion, upload, patience, |owed| {
                 Box::pin(async move {
                     owed.pay(match caller.upstream.call(call, body).await {
@@ -855,7 +854,7 @@ unsafe extern "C" fn fetch(
 
 /// Turns a fetch into a call. The error is a status of the ABI, and has been logged.
 fn prepare(
-    ctx: &Arc<Context>,
+    ctx: &'static Context,
     fetch: &ext_fetch,
     request: Option<request::Handle>,
 ) -> Result<Call, ext_status> {
@@ -884,8 +883,7 @@ fn prepare(
             total: duration(fetch.total_ms),
         });
     if fetch.flags & EXT_FETCH_FOLLOW_REDIRECTS != 0 {
-        let allowed = ctx.clone();
-        call = call.follow(method, target, Box::new(move |base| allowed.allows(base)));
+        call = call.follow(method, target, Box::new(|base| ctx.allows(base)));
     }
     let decompress = fetch.flags & EXT_FETCH_DECOMPRESS != 0;
     let set = set_by(slice_of(fetch.headers, fetch.header_count)).map_err(misuse)?;
@@ -1045,21 +1043,9 @@ unsafe extern "C" fn fetched_drop(fetched: ext_fetched) -> ext_status {
 
 // ---- What is given ----
 
-fn context<'a>(ctx: *mut ext_context) -> Option<&'a Context> {
+fn context(ctx: *mut ext_context) -> Option<&'static Context> {
     // SAFETY: the header: the pointer that `create` was given; it is one to a `Context` that is never freed.
     unsafe { ctx.cast::<Context>().as_ref() }
-}
-
-fn context_arc(ctx: *mut ext_context) -> Option<Arc<Context>> {
-    let ctx = ctx.cast_const().cast::<Context>();
-    if ctx.is_null() {
-        return None;
-    }
-    // SAFETY: as in `context`; the pointer came from `Arc::into_raw`, whose count is never given back.
-    unsafe {
-        Arc::increment_strong_count(ctx);
-        Some(Arc::from_raw(ctx))
-    }
 }
 
 fn of_request(request: ext_request) -> Option<request::Handle> {

@@ -14,7 +14,7 @@ use actix_http::{ConnectionType, Method, Payload, Request, Response, Version};
 use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
 use futures_core::future::LocalBoxFuture;
 
-use crate::accountability::{Accountability, Identified, redact};
+use crate::accountability::{self, Accountability, Identified, redact};
 use crate::auth;
 use crate::callbacks::lend;
 use crate::config::values::Require;
@@ -86,17 +86,26 @@ fn handle(worker: &Rc<Worker>, request: Request, asked: &Asked) -> Result<State,
     match identified {
         Identified::Now(Ok(who)) => handle_as(worker, request, asked, who),
         Identified::Now(Err(error)) => Err(reply::unauthorized(&error)),
-        Identified::Later(answer) => {
-            let (worker, asked) = (worker.clone(), asked.clone());
-            Ok(State::Later(Box::pin(async move {
-                let handled = match answer.await {
-                    Ok(who) => handle_as(&worker, request, &asked, who),
-                    Err(error) => Err(reply::unauthorized(&error)),
-                };
-                handled.unwrap_or_else(|response| State::Ready(Some(response)))
-            })))
-        }
+        Identified::Later(answer) => Ok(handle_later(worker, request, asked, answer)),
     }
+}
+
+/// Has a request handled when it is known who its caller is.
+#[cold]
+fn handle_later(
+    worker: &Rc<Worker>,
+    request: Request,
+    asked: &Asked,
+    answer: accountability::Answer,
+) -> State {
+    let (worker, asked) = (worker.clone(), asked.clone());
+    State::Later(Box::pin(async move {
+        let handled = match answer.await {
+            Ok(who) => handle_as(&worker, request, &asked, who),
+            Err(error) => Err(reply::unauthorized(&error)),
+        };
+        handled.unwrap_or_else(|response| State::Ready(Some(response)))
+    }))
 }
 
 /// Has a request handled whose caller is known.
@@ -163,6 +172,7 @@ fn handle_as(
 }
 
 /// Serves what is no extension's: the host's own routes, whose names no extension can have.
+#[inline(never)]
 fn serve_own(
     worker: &Rc<Worker>,
     request: Request,
@@ -194,15 +204,9 @@ fn call(
     flags: u32,
 ) -> State {
     if flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
-        actix_rt::spawn(call_with_body(
-            worker.clone(),
-            client.handle(),
-            extension.clone(),
-            mark,
-            flags,
-        ));
+        spawn_with_body(worker, client.handle(), extension, mark, flags);
     } else {
-        let entered = worker.enter(&extension.context);
+        let entered = worker.enter(extension.context);
         extension.handle(mark, client.handle());
         drop(entered);
     }
@@ -215,6 +219,18 @@ fn call(
         worker.deadlines.set(timeout, late);
     }
     State::Waiting(client)
+}
+
+#[inline(never)]
+fn spawn_with_body(
+    worker: &Rc<Worker>,
+    request: request::Handle,
+    extension: &Arc<Extension>,
+    mark: Mark,
+    flags: u32,
+) {
+    let (worker, extension) = (worker.clone(), extension.clone());
+    actix_rt::spawn(call_with_body(worker, request, extension, mark, flags));
 }
 
 /// Calls the extension when the whole body is there, on a thread that may block where the route says so.
@@ -234,7 +250,7 @@ async fn call_with_body(
             let _ = actix_rt::task::spawn_blocking(move || extension.handle(mark, request)).await;
         }
         Ok(()) => {
-            let entered = worker.enter(&extension.context);
+            let entered = worker.enter(extension.context);
             extension.handle(mark, request);
             drop(entered);
         }
@@ -358,6 +374,7 @@ fn is_let_in(require: &Require, who: &Accountability) -> bool {
     }
 }
 
+#[cold]
 fn not_found(path: &str) -> Response<Body> {
     refuse(&Refusal::NotFound {
         path: path.to_owned(),
@@ -395,7 +412,7 @@ impl Future for Answer {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        let response = match &mut this.state {
+        let mut response = match &mut this.state {
             State::Later(_) => return Poll::Pending,
             State::Ready(response) => match response.take() {
                 Some(response) => response,
@@ -403,7 +420,10 @@ impl Future for Answer {
             },
             State::Waiting(client) => std::task::ready!(ClientSide::poll(client, cx)),
         };
-        let mut response = reply::without_body(response, this.is_head);
+        // An answer is moved only where it has to be: it is large.
+        if this.is_head || reply::has_none(response.status()) {
+            response = reply::without_body(response, this.is_head);
+        }
         if !this.knows_chunks {
             reply::end_by_closing(&mut response);
         }
@@ -413,7 +433,9 @@ impl Future for Answer {
                     .head_mut()
                     .set_connection_type(ConnectionType::Close);
             }
-            response = reply::keep(response, in_hand);
+            if reply::is_on_its_way(&response) {
+                response = reply::keep(response, in_hand);
+            }
         }
         // An upstream's own id is passed on as it is, like all of its headers.
         if !response.headers().contains_key(REQUEST_ID) {

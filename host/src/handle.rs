@@ -139,17 +139,21 @@ impl<S: Send + Sync, L> Free<S, L> {
 impl<S: Send + Sync, L> Pool<S, L> {
     /// Takes a free entry, or makes one with `new`.
     pub fn take(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> Free<S, L> {
-        let entry = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            self.made.set(self.made.get() + 1);
-            let (shared, local) = new();
-            Box::leak(Box::new(Entry {
-                generation: AtomicU64::new(0),
-                worker: worker.clone(),
-                shared: UnsafeCell::new(shared),
-                local: RefCell::new(local),
-            }))
-        });
+        let free = self.free.borrow_mut().pop();
+        let entry = free.unwrap_or_else(|| self.make(worker, new));
         Free { entry }
+    }
+
+    #[cold]
+    fn make(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> &'static Entry<S, L> {
+        self.made.set(self.made.get() + 1);
+        let (shared, local) = new();
+        Box::leak(Box::new(Entry {
+            generation: AtomicU64::new(0),
+            worker: worker.clone(),
+            shared: UnsafeCell::new(shared),
+            local: RefCell::new(local),
+        }))
     }
 
     /// Ends this use of the entry: its handles are over. `clear` takes out what it held; call on the entry's worker only.

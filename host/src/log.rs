@@ -75,6 +75,7 @@ pub fn enabled(level: Level) -> bool {
 }
 
 /// Writes one event. Nothing is formatted where the level is off.
+#[cold]
 pub fn event(level: Level, sentence: &str, fields: &[Field<'_>]) {
     if enabled(level) {
         write(level, &sentence, fields);

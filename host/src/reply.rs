@@ -124,11 +124,7 @@ pub fn relay(
 /// Leaves the body of an answer out where HTTP has none: the answer to HEAD, 204 and 304. actix's encoder would write a body
 /// that is given all the same, or the end of a chunked one, and the client would take it for the next answer.
 pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
-    let has_none = matches!(
-        response.status(),
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    );
-    if has_none {
+    if has_none(response.status()) {
         response.set_body(Body::Empty)
     } else if is_head {
         // Its size is still what GET would tell.
@@ -138,11 +134,18 @@ pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
     }
 }
 
-/// Keeps the request in hand for as long as a body is on its way; one that is there whole is given to actix at once.
+/// Whether HTTP has no body for a status.
+pub fn has_none(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Whether the body is still on its way, and not known whole.
+pub fn is_on_its_way(response: &Response<Body>) -> bool {
+    matches!(response.body(), Body::Stream(_) | Body::Relay(_))
+}
+
+/// Keeps the request in hand for as long as its body is on its way.
 pub fn keep(response: Response<Body>, in_hand: InHand) -> Response<Body> {
-    if !matches!(response.body(), Body::Stream(_) | Body::Relay(_)) {
-        return response;
-    }
     response.map_body(|_, mut body| {
         match &mut body {
             Body::Stream(stream) => stream.in_hand = Some(in_hand),
@@ -201,6 +204,7 @@ pub const FORBIDDEN: &str = "You don't have permission to access this.";
 pub const UNEXPECTED: &str = "An unexpected error occurred.";
 
 /// Answers in the host's own name.
+#[cold]
 pub fn refuse(refusal: &Refusal) -> Response<Body> {
     let (status, code, message) = match refusal {
         Refusal::NotFound { path } => {
@@ -312,6 +316,7 @@ fn code_of(status: StatusCode) -> &'static str {
 }
 
 /// The answer to a credential that is not good.
+#[cold]
 pub fn unauthorized(error: &AuthError) -> Response<Body> {
     let status = StatusCode::from_u16(error.refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
     let mut response = Response::with_body(

@@ -448,6 +448,18 @@ impl Shared {
         }
     }
 
+    /// Decides how the request is answered, where that is undecided. The error is what was decided before.
+    fn decide(&self, decision: u8) -> Result<(), u8> {
+        // A look costs nothing; most who ask come when all is decided.
+        match self.decision.load(Ordering::Acquire) {
+            UNDECIDED => {}
+            decided => return Err(decided),
+        }
+        self.decision
+            .compare_exchange(UNDECIDED, decision, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+    }
+
     /// Points the head at `request`, which stays where it is until the entry is closed, and at the rest of this entry.
     fn fill(
         &mut self,
@@ -740,13 +752,8 @@ impl Handle {
     /// Decides that the extension answers: at once whole, or as a stream. The error is a status of the ABI.
     pub fn claim(&self, streaming: bool) -> Result<(), i32> {
         let decision = if streaming { STREAMING } else { ANSWERED };
-        match self.shared().decision.compare_exchange(
-            UNDECIDED,
-            decision,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ) {
-            Ok(_) => Ok(()),
+        match self.shared().decide(decision) {
+            Ok(()) => Ok(()),
             Err(OVER) => Err(abi::EXT_GONE),
             Err(_) => Err(abi::EXT_ANSWERED),
         }
@@ -771,45 +778,18 @@ impl Handle {
 
     /// Answers in the extension's place, unless an answer is decided already; tells whether it did.
     pub fn overrule(&self, refusal: &Refusal) -> bool {
-        let decided = self.shared().decision.compare_exchange(
-            UNDECIDED,
-            OVER,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-        if decided.is_ok() {
+        let is_over = self.shared().decide(OVER).is_ok();
+        if is_over {
             self.answer(reply::refuse(refusal));
         }
-        decided.is_ok()
+        is_over
     }
 
     /// Ends the extension's side. Without an answer the client gets a 500, or the 413 that the extension left to the host.
     pub fn finish(&self, worker: &Rc<Worker>) {
         let Some(local) = self.local() else { return };
-        let too_large = local
-            .borrow()
-            .payload
-            .as_ref()
-            .is_some_and(Incoming::is_too_large);
-        if too_large {
-            self.overrule(&Refusal::ContentTooLarge);
-        } else if self.overrule(&Refusal::Unanswered) {
-            breach::note(Rule::AnswersRequests, || {
-                let target = self.local().and_then(|local| {
-                    let local = local.borrow();
-                    let request = local.request.as_ref()?;
-                    Some(request.uri().path().to_owned())
-                });
-                format!(
-                    "{} {} was given up",
-                    self.shared().method(),
-                    target.unwrap_or_default()
-                )
-            });
-            self.log(
-                Level::Error,
-                "the extension gave a request up without an answer",
-            );
+        if self.shared().decision.load(Ordering::Acquire) == UNDECIDED {
+            self.answer_in_its_place();
         }
         let is_streaming = self.shared().decision.load(Ordering::Acquire) == STREAMING;
         let (flight, under_way, watch) = {
@@ -839,15 +819,50 @@ impl Handle {
         }
     }
 
+    /// The client gets a 500, or the 413 that the extension left to the host.
+    #[cold]
+    fn answer_in_its_place(&self) {
+        let Some(local) = self.local() else { return };
+        let payload_of = |local: &Local| local.payload.as_ref().is_some_and(Incoming::is_too_large);
+        if payload_of(&local.borrow()) {
+            self.overrule(&Refusal::ContentTooLarge);
+        } else if self.overrule(&Refusal::Unanswered) {
+            breach::note(Rule::AnswersRequests, || {
+                let local = local.borrow();
+                let target = local.request.as_ref().map(|request| request.uri().path());
+                let method = self.shared().method();
+                format!("{method} {} was given up", target.unwrap_or_default())
+            });
+            self.log(
+                Level::Error,
+                "the extension gave a request up without an answer",
+            );
+        }
+    }
+
     /// Ends the client's side: the answer is written, or the client has left.
     fn client_ended(&self, worker: &Rc<Worker>) {
         let Some(local) = self.local() else { return };
-        let decided = self.shared().decision.compare_exchange(
-            UNDECIDED,
-            OVER,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let decided = self.shared().decide(OVER);
+        {
+            let mut local = local.borrow_mut();
+            let is_done = decided == Err(ANSWERED)
+                && local.flight.is_none()
+                && local.watch.is_none()
+                && matches!(local.client, Client::Writing);
+            // Then nothing else is left, either.
+            if is_done {
+                local.client = Client::Ended;
+                drop(local);
+                return self.close(worker);
+            }
+        }
+        self.client_left(worker, local, decided);
+    }
+
+    /// Ends what has to be ended early.
+    #[cold]
+    fn client_left(&self, worker: &Rc<Worker>, local: &RefCell<Local>, decided: Result<(), u8>) {
         let was_open = decided.is_ok();
         let (client, under_way, stream, watch, owned) = {
             let mut local = local.borrow_mut();
@@ -887,27 +902,32 @@ impl Handle {
             local.flight.is_none() && matches!(local.client, Client::Ended)
         });
         if over {
-            // What is left in the place is used again, or says that it has ended.
-            let rest = worker.requests.pool.close(*self, |shared, local| {
-                shared.headers = std::ptr::null();
-                if shared.fields.get().is_some() {
-                    shared.fields.take();
-                }
-                if !shared.body.is_empty() {
-                    shared.body = Bytes::new();
-                }
-                if local.stream.ended.is_some() {
-                    local.stream = Outgoing::default();
-                }
-                (
-                    local.request.take(),
-                    local.connection.take(),
-                    local.said.take(),
-                    local.payload.take(),
-                )
-            });
-            drop(rest);
+            self.close(worker);
         }
+    }
+
+    /// Frees the place.
+    fn close(&self, worker: &Rc<Worker>) {
+        // What is left in the place is used again, or says that it has ended.
+        let rest = worker.requests.pool.close(*self, |shared, local| {
+            shared.headers = std::ptr::null();
+            if shared.fields.get().is_some() {
+                shared.fields.take();
+            }
+            if !shared.body.is_empty() {
+                shared.body = Bytes::new();
+            }
+            if local.stream.ended.is_some() {
+                local.stream = Outgoing::default();
+            }
+            (
+                local.request.take(),
+                local.connection.take(),
+                local.said.take(),
+                local.payload.take(),
+            )
+        });
+        drop(rest);
     }
 
     /// Reads the next chunk of the body and completes with it.

@@ -17,7 +17,7 @@ use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::{ptr, thread as std_thread};
 
@@ -133,7 +133,6 @@ pub(super) struct Header {
     references: AtomicUsize,
     /// Bits, see below.
     state: AtomicU32,
-    hold: AtomicU8,
     /// Operations under way that end when the client leaves: while there are any, nothing else needs to tell.
     bound: AtomicU32,
     /// Whether `watch` has been called. Of the polling thread only.
@@ -151,12 +150,10 @@ const STREAMING: u32 = 8;
 /// The future is dropped, the request finished or left to the hold.
 const OVER: u32 = 16;
 
-/// No `Hold` lives.
-const FREE: u8 = 0;
 /// A `Hold` lives.
-const HELD: u8 = 1;
-/// A `Hold` lives, and finishes the request when it is dropped.
-const LEFT_TO_HOLD: u8 = 2;
+const HELD: u32 = 32;
+/// The request was to be finished; where a `Hold` lives then, it does so when it is dropped.
+const FINISHED: u32 = 64;
 
 /// What depends on the future's type. Each takes a pointer to the header of a live `Task` of that type.
 struct Functions {
@@ -284,16 +281,16 @@ impl TaskRef {
                 head,
                 request,
                 worker: thread::token(),
-                references: AtomicUsize::new(1),
-                state: AtomicU32::new(0),
-                hold: AtomicU8::new(HELD),
+                // Ours, and the hold's.
+                references: AtomicUsize::new(2),
+                state: AtomicU32::new(HELD),
                 bound: AtomicU32::new(0),
                 watched: Cell::new(false),
             },
             stage: UnsafeCell::new(ManuallyDrop::new(Stage::Over)),
         });
         let task = Self(NonNull::from(Box::leak(task)).cast());
-        let hold = Hold(task.clone());
+        let hold = Hold(Self(task.0));
         let made = {
             let _running = thread::Running::enter(request, None);
             guarded(|| make(Request::new(hold)))
@@ -339,10 +336,13 @@ impl TaskRef {
 
     /// Polls the future, and finishes the request when that is ready.
     pub(super) fn run(&self) {
-        if self.set(RUNNING) & (RUNNING | OVER) != 0 {
+        let state = self.set(RUNNING);
+        if state & (RUNNING | OVER) != 0 {
             return;
         }
-        self.clear(WOKEN);
+        if state & WOKEN != 0 {
+            self.clear(WOKEN);
+        }
         // SAFETY: a waker of this vtable holds a counted reference; this one borrows ours, and is never dropped.
         let waker = ManuallyDrop::new(unsafe { Waker::from_raw(self.raw_waker()) });
         if self.advance(&mut Context::from_waker(&waker), true) {
@@ -559,8 +559,7 @@ impl TaskRef {
 
     /// Finishes the request by `call`, or leaves that to a `Hold` that the author has taken elsewhere.
     fn finish(&self, call: impl FnOnce(&Self) -> ext_status) {
-        self.set(OVER);
-        if self.header().hold.swap(LEFT_TO_HOLD, Ordering::AcqRel) == HELD {
+        if self.set(OVER | FINISHED) & HELD != 0 {
             let message = "the answer was discarded: the Request outlives its handler";
             return self.header().host.log(EXT_LOG_ERROR, message, &[]);
         }
@@ -761,7 +760,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.0.header().hold.swap(FREE, Ordering::AcqRel) == LEFT_TO_HOLD {
+        if self.0.clear(HELD) & FINISHED != 0 {
             self.0.abandon();
         }
     }

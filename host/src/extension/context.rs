@@ -1,7 +1,7 @@
 //! What the host knows of an extension while it runs: what `ext_context` points at.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use actix_http::Method;
@@ -38,10 +38,25 @@ pub struct Context {
     /// Operations that belong to no request.
     operations: Mutex<Vec<operation::Handle>>,
     host: Arc<Host>,
-    flights: AtomicUsize,
-    requests: AtomicUsize,
+    /// Requests and whatever else is under way, and whether it is retired: see [`FLIGHT`]. One number, since each step on an
+    /// atomic one costs as much as fifty instructions.
+    under_way: AtomicU64,
     served: AtomicU64,
-    is_retired: AtomicBool,
+}
+
+/// In [`Context::under_way`], one of whatever is under way; they are counted by its lower half.
+const FLIGHT: u64 = 1;
+/// One request, which is under way, too.
+const REQUEST: u64 = (1 << 32) + FLIGHT;
+/// Nothing is let in any more.
+const RETIRED: u64 = 1 << 63;
+
+fn flights_in(under_way: u64) -> usize {
+    (under_way & u64::from(u32::MAX)) as usize
+}
+
+fn requests_in(under_way: u64) -> usize {
+    ((under_way & !RETIRED) >> 32) as usize
 }
 
 /// What an extension declares in `create`.
@@ -65,14 +80,14 @@ impl Context {
         manifest: &Manifest,
         env: &Env,
         host: &Arc<Host>,
-    ) -> Result<Arc<Self>, Reason> {
+    ) -> Result<Box<Self>, Reason> {
         manifest.check_variables(env)?;
         let variables = manifest
             .env
             .all()
             .map(|name| (name.to_owned(), env.get(name).map(str::to_owned)))
             .collect();
-        Ok(Arc::new(Self {
+        Ok(Box::new(Self {
             name: name.into(),
             number: host.next_extension(),
             basic_auth: manifest.request.basic_auth,
@@ -82,10 +97,8 @@ impl Context {
             declared: Mutex::new(Some(Declared::default())),
             operations: Mutex::default(),
             host: host.clone(),
-            flights: AtomicUsize::new(0),
-            requests: AtomicUsize::new(0),
+            under_way: AtomicU64::new(0),
             served: AtomicU64::new(0),
-            is_retired: AtomicBool::new(false),
         }))
     }
 
@@ -246,40 +259,36 @@ impl Context {
     // ---- Its life ----
 
     /// Counts a request in, unless the extension is being stopped or `limit` are under way.
-    pub fn enter(self: &Arc<Self>, limit: usize) -> Result<Flight, Closed> {
-        if self.requests.fetch_add(1, Ordering::AcqRel) >= limit {
-            self.requests.fetch_sub(1, Ordering::AcqRel);
-            return Err(Closed::Full);
-        }
-        self.flights.fetch_add(1, Ordering::AcqRel);
+    pub fn enter(&'static self, limit: usize) -> Result<Flight, Closed> {
+        let before = self.under_way.fetch_add(REQUEST, Ordering::AcqRel);
         let flight = Flight {
-            context: self.clone(),
-            is_request: true,
+            context: self,
+            counts: REQUEST,
         };
-        if self.is_retired.load(Ordering::Acquire) {
+        if before & RETIRED != 0 {
             return Err(Closed::Retired);
+        }
+        if requests_in(before) >= limit {
+            return Err(Closed::Full);
         }
         self.served.fetch_add(1, Ordering::Relaxed);
         Ok(flight)
     }
 
     /// Keeps the extension from being destroyed; `None` where it is being stopped and nothing else holds it.
-    pub fn hold(self: &Arc<Self>) -> Option<Flight> {
-        self.flights.fetch_add(1, Ordering::AcqRel);
+    pub fn hold(&'static self) -> Option<Flight> {
+        let before = self.under_way.fetch_add(FLIGHT, Ordering::AcqRel);
         let flight = Flight {
-            context: self.clone(),
-            is_request: false,
+            context: self,
+            counts: FLIGHT,
         };
-        if self.is_retired.load(Ordering::Acquire) && self.flights.load(Ordering::Acquire) == 1 {
-            return None;
-        }
-        Some(flight)
+        (before & RETIRED == 0 || flights_in(before) > 0).then_some(flight)
     }
 
     /// Ties an operation to the extension: it is cancelled when the extension is stopped.
     pub fn bind(&self, operation: operation::Handle) -> bool {
         let mut operations = lock(&self.operations);
-        if self.is_retired.load(Ordering::Acquire) {
+        if self.under_way.load(Ordering::Acquire) & RETIRED != 0 {
             return false;
         }
         if operations.len() == operations.capacity() {
@@ -291,7 +300,7 @@ impl Context {
 
     /// Lets no further request in. The operations of its own are cancelled when the requests that may need them are over.
     pub fn retire(&self) {
-        self.is_retired.store(true, Ordering::Release);
+        self.under_way.fetch_or(RETIRED, Ordering::AcqRel);
     }
 
     /// Cancels what belongs to no request.
@@ -303,7 +312,7 @@ impl Context {
 
     /// Requests under way.
     pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Acquire)
+        requests_in(self.under_way.load(Ordering::Acquire))
     }
 
     /// Requests ever let in.
@@ -313,7 +322,7 @@ impl Context {
 
     /// Requests, operations and completions under way.
     pub fn flights(&self) -> usize {
-        self.flights.load(Ordering::Acquire)
+        flights_in(self.under_way.load(Ordering::Acquire))
     }
 }
 
@@ -327,38 +336,37 @@ pub enum Closed {
 
 /// Something under way in an extension: while it lives, the extension is not destroyed.
 pub struct Flight {
-    context: Arc<Context>,
-    is_request: bool,
+    context: &'static Context,
+    counts: u64,
 }
 
 impl Flight {
     /// Whose it is.
-    pub fn context(&self) -> &Context {
-        &self.context
+    pub fn context(&self) -> &'static Context {
+        self.context
     }
 
     /// The extension's name.
-    pub fn name(&self) -> &Arc<str> {
+    pub fn name(&self) -> &'static Arc<str> {
         &self.context.name
     }
 }
 
 impl Clone for Flight {
     fn clone(&self) -> Self {
-        self.context.flights.fetch_add(1, Ordering::AcqRel);
+        self.context.under_way.fetch_add(FLIGHT, Ordering::AcqRel);
         Self {
-            context: self.context.clone(),
-            is_request: false,
+            context: self.context,
+            counts: FLIGHT,
         }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if self.is_request {
-            self.context.requests.fetch_sub(1, Ordering::AcqRel);
-        }
-        self.context.flights.fetch_sub(1, Ordering::AcqRel);
+        self.context
+            .under_way
+            .fetch_sub(self.counts, Ordering::AcqRel);
     }
 }
 

@@ -30,7 +30,7 @@ pub const RESERVED: [&str; 6] = ["server", "extensions", "auth", "users", "metri
 /// One loaded build of an extension.
 pub struct Extension {
     /// What its callbacks see.
-    pub context: Arc<Context>,
+    pub context: &'static Context,
     /// Its endpoints, each under its id.
     pub endpoints: Vec<Endpoint>,
     /// What its manifest says.
@@ -99,11 +99,10 @@ impl Extension {
             library,
             hook: "handle",
         })?;
-        // One count is never given back: a thread that an extension has left over may call with it after `destroy`, and a
-        // wrong answer is better than freed memory. It is small beside the library, which stays mapped as well.
-        let ctx = Arc::into_raw(context.clone())
-            .cast_mut()
-            .cast::<ext_context>();
+        // Never freed: a thread that an extension has left over may call with it after `destroy`, and a wrong answer is better
+        // than freed memory. It is small beside the library, which stays mapped as well.
+        let context: &'static Context = Box::leak(context);
+        let ctx = std::ptr::from_ref(context).cast_mut().cast::<ext_context>();
         let patience = Duration::from_millis(host.config.limits.create_timeout_ms);
         let ctx = Ctx(ctx);
         let run_create = move || {
