@@ -22,6 +22,7 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::pool::{BUFFER_BYTES, Lease};
 use super::{Failed, Head, Outgoing};
+use crate::noted::content_length;
 
 /// The most that is read at once of a body that keeps coming.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -45,8 +46,10 @@ pub struct Exchange {
 enum Framing {
     /// There is none, or it has been read.
     Over,
-    /// By a length or by chunks.
-    Coded(ClientPayloadCodec),
+    /// So much is still to come.
+    Length(u64),
+    /// By chunks.
+    Chunked(ClientPayloadCodec),
     /// The connection ends with it.
     UntilClosed,
 }
@@ -121,20 +124,20 @@ impl Exchange {
         let status = head.status;
         let has_none =
             self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-        let is_framed = head.headers.contains_key(header::CONTENT_LENGTH)
-            || head.headers.contains_key(header::TRANSFER_ENCODING);
+        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+        // The decoder has refused several lengths, and such as are none.
+        let length = content_length(&head.headers).filter(|_| !is_chunked);
         self.keeps = head.connection_type() == ConnectionType::KeepAlive;
-        self.framing = match codec.message_type() {
+        self.framing = match (codec.message_type(), length) {
             _ if has_none => Framing::Over,
-            _ if !is_framed => Framing::UntilClosed,
-            MessageType::None => Framing::Over,
-            MessageType::Payload | MessageType::Stream => {
-                Framing::Coded(codec.into_payload_codec())
-            }
+            (_, Some(length)) => Framing::Length(length),
+            (MessageType::None, None) if is_chunked => Framing::Over,
+            (_, None) if is_chunked => Framing::Chunked(codec.into_payload_codec()),
+            (_, None) => Framing::UntilClosed,
         };
         match self.framing {
-            Framing::Over => self.end(),
-            Framing::Coded(_) => {}
+            Framing::Over | Framing::Length(0) => self.end(),
+            Framing::Length(_) | Framing::Chunked(_) => {}
             Framing::UntilClosed => self.keeps = false,
         }
     }
@@ -150,7 +153,18 @@ impl Exchange {
             }
             match &mut self.framing {
                 Framing::Over => {}
-                Framing::Coded(codec) => match codec.decode(&mut self.buffer) {
+                Framing::Length(0) => {
+                    self.end();
+                    continue;
+                }
+                Framing::Length(left) if !self.buffer.is_empty() => {
+                    let most = usize::try_from(*left).unwrap_or(usize::MAX);
+                    let chunk = self.buffer.split_to(most.min(self.buffer.len()));
+                    *left -= chunk.len() as u64;
+                    return Poll::Ready(Some(Ok(chunk.freeze())));
+                }
+                Framing::Length(_) => {}
+                Framing::Chunked(codec) => match codec.decode(&mut self.buffer) {
                     Ok(Some(Some(chunk))) => return Poll::Ready(Some(Ok(chunk))),
                     Ok(Some(None)) => {
                         self.end();
@@ -159,10 +173,10 @@ impl Exchange {
                     Ok(None) => {}
                     Err(_) => return self.break_off(abi::EXT_BROKEN),
                 },
-                Framing::UntilClosed if self.buffer.is_empty() => {}
-                Framing::UntilClosed => {
+                Framing::UntilClosed if !self.buffer.is_empty() => {
                     return Poll::Ready(Some(Ok(self.buffer.split().freeze())));
                 }
+                Framing::UntilClosed => {}
             }
             match (ready!(self.poll_read(cx)), &self.framing) {
                 (Ok(0), Framing::UntilClosed) => self.end(),
