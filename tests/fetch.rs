@@ -737,6 +737,19 @@ fn connections_to_an_upstream_are_used_again() {
     assert_eq!((upstream.calls().len(), upstream.connections()), (10, 1));
 }
 
+#[test]
+fn a_connection_that_was_idle_for_long_is_closed() {
+    let upstream = Upstream::raw(|line| {
+        if line.head().is_some() {
+            line.send(ok("once"));
+            line.watch();
+        }
+    });
+    let host = plan(&upstream).config("[fetch]\nidle_ms = 200").start();
+    assert_eq!(host.get("/probe/fetch").text(), "once");
+    upstream.wait_for_close();
+}
+
 // ---- Redirects ----
 
 /// An upstream that sends `/start` elsewhere.

@@ -50,6 +50,7 @@ impl Endpoint for Kitchen {
         router.get("/wait-in-vain", Self::wait_in_vain);
         router.get("/give-up-and-wait", Self::give_up_and_wait);
         router.get("/wait-for-ever", Self::wait_for_ever);
+        router.get("/start-anew", Self::start_anew);
         router.get("/thread", Self::thread);
         router.get("/yield", Self::yield_often);
         router.get("/sleep", Self::sleep);
@@ -123,6 +124,15 @@ impl Kitchen {
         poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_ready())).await;
         drop(sleep);
         self.wait_for_ever(req).await
+    }
+
+    async fn start_anew(&self, _: Request) -> Result<Response> {
+        poll_fn(|cx| {
+            self.dropped.fetch_add(1, Ordering::SeqCst);
+            let mut sleep = pin!(self.ctx.sleep(Duration::from_secs(1)));
+            sleep.as_mut().poll(cx).map_ok(|()| Response::empty())
+        })
+        .await
     }
 
     async fn wait_for_ever(&self, _: Request) -> Result<Response> {
@@ -516,6 +526,13 @@ fn whatever_a_future_waits_for_it_is_dropped_when_the_client_leaves() {
         let dropped = app.request("GET", "/dropped").send();
         assert_eq!(dropped.text(), (count + 1).to_string(), "{path}");
     }
+}
+
+#[test]
+fn a_future_that_drops_what_it_has_started_is_not_polled_for_ever() {
+    let app = app();
+    app.request("GET", "/start-anew").leave();
+    assert_eq!(app.request("GET", "/dropped").send().text(), "1");
 }
 
 #[test]

@@ -732,8 +732,10 @@ impl Drop for Bound {
     fn drop(&mut self) {
         if let Some(task) = self.0.take()
             && task.header().bound.fetch_sub(1, Ordering::Relaxed) == 1
+            && !thread::polls(task.0)
         {
-            // The last one: whatever the task waits for now, the next poll has it watch.
+            // The last one: whatever the task waits for now, the next poll has it watch. A poll that is under way does so anyway;
+            // woken by it, a future that starts and drops an operation in each poll would never rest.
             task.wake();
         }
     }

@@ -47,6 +47,11 @@ pub(crate) fn on_worker() -> bool {
     THREAD.with(|thread| thread.task.get().is_some())
 }
 
+/// Whether this thread, as a worker, polls that task.
+pub(super) fn polls(task: NonNull<Header>) -> bool {
+    THREAD.with(|thread| thread.task.get() == Some(task))
+}
+
 /// The task that this thread polls as a worker, if it is that of `request`.
 pub(super) fn task_of(request: ext_request) -> Option<TaskRef> {
     THREAD.with(|thread| {

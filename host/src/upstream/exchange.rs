@@ -131,8 +131,10 @@ impl Exchange {
         self.framing = match (codec.message_type(), length) {
             _ if has_none => Framing::Over,
             (_, Some(length)) => Framing::Length(length),
-            (MessageType::None, None) if is_chunked => Framing::Over,
-            (_, None) if is_chunked => Framing::Chunked(codec.into_payload_codec()),
+            (MessageType::Payload | MessageType::Stream, None) if is_chunked => {
+                Framing::Chunked(codec.into_payload_codec())
+            }
+            // Nothing says where it ends, or a coding that is not the last one.
             (_, None) => Framing::UntilClosed,
         };
         match self.framing {

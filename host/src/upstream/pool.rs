@@ -130,9 +130,11 @@ impl Pool {
         })
     }
 
-    fn destination(&self, base: &Base) -> Rc<Destination> {
+    fn destination(self: &Rc<Self>, base: &Base) -> Rc<Destination> {
         let mut destinations = self.destinations.borrow_mut();
         let destination = destinations.entry(base.number()).or_insert_with(|| {
+            // Also of one whose connections are never kept nothing must be left.
+            self.watch();
             Rc::new(Destination {
                 idle: RefCell::default(),
                 permits: Semaphore::new(self.limits.connections_max.max(1)),
@@ -260,7 +262,6 @@ impl Lease {
         if let Some(mut connection) = self.connection.take().filter(|_| idle > 0) {
             connection.used = Instant::now();
             self.place.0.idle.borrow_mut().push(connection);
-            self.pool.watch();
         }
     }
 
