@@ -1,6 +1,7 @@
 //! Extensions that fail while they run: the caller gets an answer, the log names the extension, all others serve on.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -378,6 +379,29 @@ fn a_client_that_vanishes_mid_answer_cancels_the_stream() {
 }
 
 // ---- Bodies ----
+
+#[test]
+fn a_client_that_sends_everything_before_it_reads_is_heard() {
+    const CHUNKS: usize = 500; // of 64 KiB: more than the sockets hold
+    let host = Host::plan()
+        .config("[limits]\nbody_bytes_max = 50_000_000")
+        .extensions(&[&Extension::probe(), &Extension::good()])
+        .start();
+    let mut client = host.connect();
+    let body = vec![b'x'; 32 << 20];
+    client.send(format!(
+        "POST /probe/talk HTTP/1.1\r\nHost: a\r\nX-Chunks: {CHUNKS}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    // Until the answer waits for its reader, with nothing of the body there. Too short a time hides a fault, and makes none.
+    std::thread::sleep(Duration::from_millis(300));
+    client.send(body);
+    assert_eq!(noted(&host, "heard all"), 1, "EXT_END");
+    let answer = client.answer();
+    assert!(answer.is_whole);
+    assert_eq!(answer.body.len(), CHUNKS << 16);
+    serves_on(&host, "probe");
+}
 
 #[test]
 fn a_client_that_vanishes_mid_body_cancels_the_read() {

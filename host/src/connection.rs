@@ -26,6 +26,7 @@ use crate::log::{self, Level};
 use crate::memory;
 use crate::noted::Said;
 use crate::reply::Body;
+use crate::request;
 use crate::server::Dispatch;
 use crate::worker::Worker;
 
@@ -63,6 +64,8 @@ pub struct Connection {
     is_closing: Cell<bool>,
     /// The server ends.
     is_last: Cell<bool>,
+    /// The request whose answer is being written bit by bit, or was.
+    streamed: Cell<Option<request::Handle>>,
     told: Cell<Told>,
     waker: RefCell<Option<Waker>>,
     before: RefCell<Before>,
@@ -102,6 +105,7 @@ impl Connection {
             is_blocked: Cell::new(false),
             is_closing: Cell::new(false),
             is_last: Cell::new(false),
+            streamed: Cell::new(None),
             told: Cell::new(Told::Nothing),
             waker: RefCell::default(),
             before: RefCell::default(),
@@ -138,6 +142,12 @@ impl Connection {
         self.is_partial.set(false);
         self.last_had_body.set(has_body);
         InHand(self.clone())
+    }
+
+    /// Notes that the answer to `request` is written bit by bit from now on. The connection polls what the extension has under
+    /// way for it as long as the client takes what is written.
+    pub fn streams(&self, request: request::Handle) {
+        self.streamed.set(Some(request));
     }
 
     fn heard(&self, bytes: &[u8]) {
@@ -306,6 +316,11 @@ impl AsyncWrite for Io {
         let written = self.0.with_stream(|stream| stream.poll_write(cx, bytes));
         if self.0.is_blocked.replace(written.is_pending()) {
             self.0.touch();
+        }
+        if written.is_pending()
+            && let Some(request) = self.0.streamed.get()
+        {
+            request.leave_to_tasks();
         }
         written
     }

@@ -110,17 +110,21 @@ impl Local {
         })
     }
 
-    /// Whether the connection polls what is under way: while its client waits for an answer. If so, has it polled.
+    /// Whether the connection polls what is under way: while its client waits for the answer, or for the next chunk of it. If
+    /// so, has it polled.
     fn wake_connection(&self) -> bool {
-        match &self.client {
-            Client::Waiting(waker) => {
-                if let Some(waker) = waker.as_ref().filter(|_| !self.is_being_polled) {
-                    waker.wake_by_ref();
-                }
-                true
-            }
-            Client::Ended | Client::Answered(_) | Client::Writing => false,
+        let waker = match &self.client {
+            Client::Waiting(waker) => waker,
+            // It is about to take the answer, and then decides.
+            Client::Answered(_) => return true,
+            Client::Writing if self.is_being_polled => return true,
+            Client::Writing if self.stream.waker.is_some() => &self.stream.waker,
+            Client::Ended | Client::Writing => return false,
+        };
+        if let Some(waker) = waker.as_ref().filter(|_| !self.is_being_polled) {
+            waker.wake_by_ref();
         }
+        true
     }
 }
 
@@ -151,7 +155,16 @@ struct Outgoing {
     written: Option<Completion>,
     /// `Some` once the extension has ended the stream: whole, or to be broken off.
     ended: Option<bool>,
+    /// There while the connection waits for what comes next.
     waker: Option<Waker>,
+}
+
+impl Outgoing {
+    fn wake_connection(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// The request's body on its way in, counted against the limit.
@@ -595,10 +608,13 @@ impl ClientSide {
                 _ => return None,
             }
         };
-        handle.leave_to_tasks();
         let client = side.take()?;
         if handle.shared().decision.load(Ordering::Acquire) != STREAMING {
+            handle.leave_to_tasks();
             return Some(response);
+        }
+        if let Some(connection) = &handle.own().borrow().connection {
+            connection.streams(handle);
         }
         Some(response.map_body(|_, size| {
             Body::Stream(Streaming {
@@ -668,24 +684,34 @@ impl Streaming {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, std::io::Error>>> {
-        // Whatever writes while this polls need not wake it.
-        let waker = self.client.0.own().borrow_mut().stream.waker.take();
-        loop {
+        let request = self.client.0;
+        let own = request.own();
+        // Whatever writes or reads while this polls need not wake it.
+        let waker = {
+            let mut local = own.borrow_mut();
+            local.is_being_polled = true;
+            local.stream.waker.take()
+        };
+        let polled = loop {
             if let Some(polled) = self.waiting() {
-                return Poll::Ready(polled);
+                break Poll::Ready(polled);
             }
             if self.is_broken {
                 self.has_paused = true;
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                break Poll::Pending;
             }
-            if !call_ready() {
-                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
-                let waker = waker.unwrap_or_else(|| cx.waker().clone());
-                self.client.0.own().borrow_mut().stream.waker = Some(waker);
-                return Poll::Pending;
+            if !request.go_on(own, cx) {
+                break Poll::Pending;
             }
+        };
+        let mut local = own.borrow_mut();
+        local.is_being_polled = false;
+        if polled.is_pending() {
+            let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
+            local.stream.waker = waker.or_else(|| Some(cx.waker().clone()));
         }
+        polled
     }
 
     /// What is there of the stream; the inner `None` is its end.
@@ -798,9 +824,7 @@ impl Handle {
             if is_streaming && local.stream.ended.is_none() {
                 // Given up in the middle: the client must not take it for whole, nor wait for the rest.
                 local.stream.ended = Some(false);
-                if let Some(waker) = local.stream.waker.take() {
-                    waker.wake();
-                }
+                local.stream.wake_connection();
             }
             (
                 local.flight.take(),
@@ -1061,42 +1085,37 @@ impl Handle {
         let Some(local) = self.local() else {
             return Err((completion, abi::EXT_GONE));
         };
-        let waker = {
-            let mut local = local.borrow_mut();
-            let decision = self.shared().decision.load(Ordering::Acquire);
-            if local.flight.is_none() {
-                return Err((completion, abi::EXT_GONE));
-            }
-            completion.hold(local.flight.clone());
-            if decision == OVER || chunk.is_empty() && decision == STREAMING {
-                worker.complete(
-                    completion,
-                    Outcome::failed(if decision == OVER {
-                        abi::EXT_CANCELLED
-                    } else {
-                        abi::EXT_OK
-                    }),
-                );
-                return Ok(());
-            }
-            if decision != STREAMING {
-                return Err((completion, abi::EXT_STAGE));
-            }
-            if local.stream.written.is_some() {
-                return Err((completion, abi::EXT_BUSY));
-            }
-            if local.stream.chunk.is_none() {
-                local.stream.chunk = Some(chunk);
-                worker.complete(completion, Outcome::OK);
-            } else {
-                local.stream.next = Some(chunk);
-                local.stream.written = Some(completion);
-            }
-            local.stream.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+        let mut local = local.borrow_mut();
+        let decision = self.shared().decision.load(Ordering::Acquire);
+        if local.flight.is_none() {
+            return Err((completion, abi::EXT_GONE));
         }
+        completion.hold(local.flight.clone());
+        if decision == OVER || chunk.is_empty() && decision == STREAMING {
+            worker.complete(
+                completion,
+                Outcome::failed(if decision == OVER {
+                    abi::EXT_CANCELLED
+                } else {
+                    abi::EXT_OK
+                }),
+            );
+            return Ok(());
+        }
+        if decision != STREAMING {
+            return Err((completion, abi::EXT_STAGE));
+        }
+        if local.stream.written.is_some() {
+            return Err((completion, abi::EXT_BUSY));
+        }
+        if local.stream.chunk.is_none() {
+            local.stream.chunk = Some(chunk);
+            worker.complete(completion, Outcome::OK);
+        } else {
+            local.stream.next = Some(chunk);
+            local.stream.written = Some(completion);
+        }
+        local.stream.wake_connection();
         Ok(())
     }
 
@@ -1109,13 +1128,10 @@ impl Handle {
         if decision == UNDECIDED || decision == ANSWERED {
             return Err(abi::EXT_STAGE);
         }
-        let waker = {
+        {
             let mut local = local.borrow_mut();
             local.stream.ended = Some(whole);
-            local.stream.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+            local.stream.wake_connection();
         }
         self.finish(worker);
         if decision == OVER {
@@ -1157,11 +1173,13 @@ impl Handle {
         Ok(())
     }
 
-    /// Leaves what is under way to tasks, since the connection writes the answer from now on.
-    fn leave_to_tasks(self) {
+    /// Leaves what is under way to tasks, since the client takes no more for now, or has its answer: then the connection has no
+    /// reason to poll.
+    pub fn leave_to_tasks(self) {
+        let Some(local) = self.local() else { return };
         let work = {
-            let mut local = self.own().borrow_mut();
-            if local.reading.is_some() {
+            let mut local = local.borrow_mut();
+            if matches!(local.reading, Some((_, None))) {
                 self.read_in_task(&mut local);
             }
             if local.work.is_empty() {
@@ -1178,7 +1196,10 @@ impl Handle {
     fn go_on(self, own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
         let (reads, works) = {
             let local = own.borrow();
-            (local.reading.is_some(), !local.work.is_empty())
+            (
+                matches!(local.reading, Some((_, None))),
+                !local.work.is_empty(),
+            )
         };
         let has_read = reads
             && match self.poll_read(cx) {
