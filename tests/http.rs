@@ -204,6 +204,13 @@ fn every_answer_has_a_request_id_of_its_own_which_the_log_knows() {
     assert_eq!(ids.len(), 7, "{ids:?}");
 }
 
+#[test]
+fn an_extension_may_name_the_request_in_its_answer_itself() {
+    let answer = host().get("/probe/header\nX-Value: X-Request-Id\nX-In-Name: 1");
+    let ids: Vec<_> = answer.headers_named("x-request-id").collect();
+    assert_eq!(ids, ["value"]);
+}
+
 // ---- Connections ----
 
 #[test]

@@ -23,18 +23,13 @@ use crate::headers::Headers;
 /// The host answers for a handler once its `Request` is dropped, as it is by itself when the handler returns.
 pub struct Request {
     hold: Hold,
-    body: RefCell<Reading>,
+    /// There from the first read on.
+    body: RefCell<Option<Reading>>,
 }
 
 impl Request {
     pub(crate) fn new(hold: Hold) -> Self {
-        let left = u64::try_from(hold.head().raw().body_length).ok();
-        let body = RefCell::new(Reading {
-            op: hold.op(),
-            left,
-            begun: false,
-            ended: left == Some(0),
-        });
+        let body = RefCell::default();
         Self { hold, body }
     }
 
@@ -141,7 +136,13 @@ impl Request {
     ///
     /// 413 where the body is over the limit, 400 where it broke off.
     pub async fn chunk(&self) -> Result<Option<Bytes>> {
-        poll_fn(|cx| self.body.borrow_mut().poll_chunk(&self.hold, cx)).await
+        let body = &self.body;
+        poll_fn(|cx| {
+            let mut body = body.borrow_mut();
+            body.get_or_insert_with(|| Reading::new(&self.hold))
+                .poll_chunk(&self.hold, cx)
+        })
+        .await
     }
 
     /// The whole body, once. One that arrives in one chunk is not copied.
@@ -150,7 +151,7 @@ impl Request {
     ///
     /// As for `chunk`; a 500 where a part of it has been read before.
     pub async fn bytes(&self) -> Result<Bytes> {
-        if self.body.borrow().begun {
+        if self.body.borrow().is_some() {
             return Err(Error::internal("the request's body has been read before"));
         }
         let Some(first) = self.chunk().await? else {
@@ -232,6 +233,16 @@ struct Reading {
 }
 
 impl Reading {
+    fn new(hold: &Hold) -> Self {
+        let left = u64::try_from(hold.head().raw().body_length).ok();
+        Self {
+            op: hold.op(),
+            left,
+            begun: false,
+            ended: left == Some(0),
+        }
+    }
+
     fn poll_chunk(&mut self, hold: &Hold, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let begun = std::mem::replace(&mut self.begun, true);
         if self.ended {

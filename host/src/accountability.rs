@@ -74,6 +74,17 @@ pub struct Accountability {
     pub session: Option<Arc<str>>,
 }
 
+/// Whoever shows no credential.
+pub static ANONYMOUS: Accountability = Accountability {
+    user: None,
+    role: None,
+    roles: Vec::new(),
+    role_names: Vec::new(),
+    admin: false,
+    app: false,
+    session: None,
+};
+
 /// Who is believed: the sources of identity, made once from the configuration. Clones share them.
 #[derive(Clone)]
 pub struct Authority(Arc<Sources>);
@@ -201,6 +212,15 @@ impl Authority {
     /// The address that a request comes from.
     pub fn address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
         client::address(&self.0.trust_proxy, peer, headers)
+    }
+
+    /// The address that a request comes from, where a proxy that is trusted names another than the peer.
+    #[inline]
+    pub fn forwarded(&self, headers: &HeaderMap, peer: IpAddr) -> Option<IpAddr> {
+        if matches!(self.0.trust_proxy, TrustProxy::Nobody) {
+            return None;
+        }
+        Some(self.address(headers, peer)).filter(|address| *address != peer)
     }
 
     /// Says who asks: at once where the token is known, or where no source has to be waited for. `query` is the request's as

@@ -12,6 +12,7 @@ pub mod completion;
 pub mod lend;
 
 use std::ffi::c_void;
+use std::hint::cold_path;
 use std::rc::Rc;
 
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -24,7 +25,7 @@ use self::completion::{Completion, Outcome};
 use crate::breach::{self, Rule};
 use crate::extension::Context;
 use crate::log::{self, Level};
-use crate::reply::{self, Body, Failure, Refusal};
+use crate::reply::{self, Body, Failure, REQUEST_ID, Refusal};
 use crate::upstream::{Call, Limits, Outgoing, headers};
 use crate::worker::{Remote, Worker, with_current};
 use crate::{fetched, operation, request};
@@ -155,7 +156,7 @@ fn sized<T>(call: &str, struct_size: u32) {
 
 /// A request, for a report.
 fn named(request: request::Handle) -> String {
-    let head = &request.shared().head;
+    let head = request.shared().head();
     format!("{} {}", lossy(&head.method), lossy(&head.path))
 }
 
@@ -237,7 +238,9 @@ unsafe extern "C" fn base(
 // ---- The request ----
 
 unsafe extern "C" fn head(request: ext_request) -> *const ext_request_head {
-    of_request(request).map_or(std::ptr::null(), |request| &raw const request.shared().head)
+    of_request(request).map_or(std::ptr::null(), |request| {
+        std::ptr::from_ref(request.shared().head())
+    })
 }
 
 unsafe extern "C" fn header(
@@ -301,18 +304,17 @@ unsafe extern "C" fn stream(request: ext_request, head: *const ext_response) -> 
         return reject(request, "the head of a stream must have no body");
     }
     let mut headers = HeaderMap::new();
-    let mut declared = None;
     let made = status_of(response.status)
-        .and_then(|status| set_headers(&mut headers, response, &mut declared).map(|()| status));
-    let status = match made {
-        Ok(status) => status,
+        .and_then(|status| Ok((status, set_headers(&mut headers, response)?)));
+    let (status, named) = match made {
+        Ok(made) => made,
         Err(rule) => return reject(request, rule),
     };
     if let Err(status) = request.claim(true) {
         return late(request, status);
     }
     request.worker().run(move |_| {
-        request.answer(with_headers(status, headers, Body::Declared(declared)));
+        request.answer(with_headers(status, headers, Body::Declared(named.length)));
     });
     EXT_OK
 }
@@ -330,33 +332,47 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
         Err(rule) => return reject(request, rule),
     };
     if !request.worker().is_current() {
-        let mut headers = HeaderMap::new();
-        return match set_headers(&mut headers, given, &mut None) {
-            Ok(()) => match request.claim(false) {
-                Ok(()) => {
-                    request.worker().run(move |worker| {
-                        request.answer(with_headers(status, headers, Body::Bytes(body)));
-                        request.finish(worker);
-                    });
-                    EXT_OK
-                }
-                Err(status) => late(request, status),
-            },
-            Err(rule) => reject(request, rule),
-        };
+        return answer_from_elsewhere(request, status, given, body);
     }
     if let Err(status) = request.claim(false) {
         return late(request, status);
     }
     // Straight into the answer's own header map.
-    let mut response = Response::with_body(status, Body::Empty);
-    let made = set_headers(response.headers_mut(), given, &mut None);
-    request.answer(match made {
-        Ok(()) => response.set_body(Body::Bytes(body)),
-        Err(rule) => invalid(request, rule),
-    });
-    with_current(|worker| request.finish(worker));
-    made.map_or(EXT_INVALID, |()| EXT_OK)
+    let mut response = Response::with_body(status, Body::Bytes(body));
+    let headers = response.headers_mut();
+    let made = set_headers(headers, given);
+    match made {
+        Ok(Named { has_id: true, .. }) => {}
+        Ok(_) => headers.append(REQUEST_ID, request.shared().request_id().header_value()),
+        Err(rule) => {
+            response = reply::with_id(invalid(request, rule), request.shared().request_id())
+        }
+    }
+    with_current(|worker| request.conclude(worker, response));
+    made.map_or(EXT_INVALID, |_| EXT_OK)
+}
+
+#[inline(never)]
+fn answer_from_elsewhere(
+    request: request::Handle,
+    status: StatusCode,
+    given: &ext_response,
+    body: Bytes,
+) -> ext_status {
+    let mut headers = HeaderMap::new();
+    match set_headers(&mut headers, given) {
+        Ok(_) => match request.claim(false) {
+            Ok(()) => {
+                request.worker().run(move |worker| {
+                    request.answer(with_headers(status, headers, Body::Bytes(body)));
+                    request.finish(worker);
+                });
+                EXT_OK
+            }
+            Err(status) => late(request, status),
+        },
+        Err(rule) => reject(request, rule),
+    }
 }
 
 /// Answers with a 500 in place of what breaks a rule.
@@ -428,40 +444,55 @@ fn stale(call: &str) -> ext_status {
     EXT_GONE
 }
 
+/// What an answer's headers say that the host heeds.
+#[derive(Clone, Copy, Default)]
+struct Named {
+    /// The length that `Content-Length` declares.
+    length: Option<u64>,
+    /// They name the request themselves.
+    has_id: bool,
+}
+
 /// Sets an answer's headers; the error is the rule that they break.
-fn set_headers(
-    headers: &mut HeaderMap,
-    response: &ext_response,
-    declared: &mut Option<u64>,
-) -> Result<(), &'static str> {
+fn set_headers(headers: &mut HeaderMap, response: &ext_response) -> Result<Named, &'static str> {
+    let mut named = Named::default();
     for field in slice_of(response.headers, response.header_count) {
+        if bytes(&field.name) == CONTENT_TYPE {
+            headers.append(header::CONTENT_TYPE, value_of(field)?);
+            continue;
+        }
         let (name, value) = header_of(field)?;
         match name {
             header::CONTENT_LENGTH => {
-                *declared = value.to_str().ok().and_then(|length| length.parse().ok())
+                cold_path();
+                named.length = value.to_str().ok().and_then(|length| length.parse().ok());
             }
             name if headers::is_hop_by_hop(&name) => {}
-            name => headers.append(name, value),
+            name => {
+                named.has_id |= name == REQUEST_ID;
+                headers.append(name, value);
+            }
         }
     }
-    Ok(())
+    Ok(named)
 }
 
 fn header_of(field: &ext_field) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let (name, value) = (bytes(&field.name), bytes(&field.value));
-    // What nearly every answer has is neither parsed nor copied.
-    let name = match name {
-        b"content-type" => header::CONTENT_TYPE,
-        name => HeaderName::from_bytes(name).map_err(|_| NOT_A_NAME)?,
-    };
-    let value = match value {
-        b"application/json; charset=utf-8" => reply::JSON,
-        b"text/plain; charset=utf-8" => reply::TEXT,
-        value => HeaderValue::from_bytes(value).map_err(|_| NOT_A_VALUE)?,
-    };
-    Ok((name, value))
+    let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
+    Ok((name, value_of(field)?))
 }
 
+fn value_of(field: &ext_field) -> Result<HeaderValue, &'static str> {
+    match bytes(&field.value) {
+        // What nearly every answer has is neither parsed nor copied.
+        b"application/json; charset=utf-8" => Ok(reply::JSON),
+        b"text/plain; charset=utf-8" => Ok(reply::TEXT),
+        value => HeaderValue::from_bytes(value).map_err(|_| NOT_A_VALUE),
+    }
+}
+
+/// As extensions write it, for the most part.
+const CONTENT_TYPE: &[u8] = b"content-type";
 const NOT_A_NAME: &str = "a header's name is not a token";
 const NOT_A_VALUE: &str = "a header's value holds a control character";
 

@@ -45,10 +45,7 @@ pub type Http = H1ServiceHandler<Io, Dispatch, Body, ExpectHandler, UpgradeHandl
 /// What is known of one connection.
 pub struct Connection {
     stream: RefCell<Option<TcpStream>>,
-    peer: SocketAddr,
-    /// The peer as "address:port", and its address alone: text that each request on the connection shows.
-    peer_text: Vec<u8>,
-    ip_text: IpText,
+    peer: Peer,
     /// Requests that have begun and whose answers are not yet given to actix whole.
     requests: Cell<u32>,
     /// When the last request ended, or the first byte of the next one came: by the worker's `clock`.
@@ -73,6 +70,40 @@ pub struct Connection {
     place: Cell<usize>,
 }
 
+/// The other end of a connection, and as text, which requests on the connection show.
+pub struct Peer {
+    address: SocketAddr,
+    text: Vec<u8>,
+    ip_text: IpText,
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Self {
+        let mut text = Vec::new();
+        write_peer(&mut text, address);
+        Self {
+            address,
+            text,
+            ip_text: IpText::new(address.ip()),
+        }
+    }
+
+    /// Address and port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// "address:port".
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The address alone.
+    pub fn ip_text(&self) -> &IpText {
+        &self.ip_text
+    }
+}
+
 /// What the look over all connections has decided about one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
@@ -83,19 +114,16 @@ enum Told {
 
 impl Connection {
     /// One that has only a peer: for a request that came on none.
+    #[cold]
     pub fn of_peer(peer: Option<SocketAddr>) -> Rc<Self> {
         let clock = Rc::new(Cell::new(Instant::now()));
         Rc::new(Self::new(None, peer.unwrap_or(NOBODY), clock))
     }
 
     fn new(stream: Option<TcpStream>, peer: SocketAddr, clock: Rc<Cell<Instant>>) -> Self {
-        let mut peer_text = Vec::new();
-        write_peer(&mut peer_text, peer);
         Self {
             stream: RefCell::new(stream),
-            peer,
-            peer_text,
-            ip_text: IpText::new(peer.ip()),
+            peer: Peer::new(peer),
             requests: Cell::new(0),
             since: Cell::new(clock.get()),
             clock,
@@ -114,18 +142,8 @@ impl Connection {
     }
 
     /// The other end.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// The other end as "address:port".
-    pub fn peer_text(&self) -> &[u8] {
-        &self.peer_text
-    }
-
-    /// The other end's address.
-    pub fn ip_text(&self) -> &IpText {
-        &self.ip_text
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// What stands in the headers of the request that is about to begin.
@@ -364,7 +382,7 @@ impl Serving {
 
     fn unpark(&mut self) {
         let io = Io(self.connection.clone());
-        let requests = self.http.call((io, Some(self.connection.peer)));
+        let requests = self.http.call((io, Some(self.connection.peer.address)));
         self.requests = Some(Box::pin(requests));
     }
 }

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::hint::cold_path;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use actix_http::header::HeaderName;
 use actix_http::{ConnectionType, Method, Payload, Request, Response, Version};
 use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
 use futures_core::future::LocalBoxFuture;
@@ -22,13 +22,12 @@ use crate::connection::{Connection, InHand};
 use crate::deadline::Late;
 use crate::extension::Extension;
 use crate::extension::context::Closed;
-use crate::extension::routes::{Found, Mark};
+use crate::extension::routes::{Found, Mark, Route};
 use crate::log::{self, Level};
 use crate::noted::Noted;
 use crate::own::{self, Served};
-use crate::registry::Mount;
 use crate::reply::{self, Body, Refusal, refuse};
-use crate::request::{self, ClientSide, Opening, Params, RequestId, Url, below_mount};
+use crate::request::{self, Asked, ClientSide, Opening, RequestId, Url, below_mount};
 use crate::worker::{Worker, with_current};
 
 /// Serves one request.
@@ -39,54 +38,49 @@ pub fn serve(worker: &Rc<Worker>, mut request: Request) -> Answer {
     let headers = &request.head().headers;
     let said = connection.said(headers);
     let in_hand = connection.begin(has_body);
+    let ip = connection.peer().address().ip();
     let asked = Asked {
         id: worker.requests.next_id(),
         noted: Noted::of(headers, request.uri().query(), has_body, said),
-        ip: worker
-            .host
-            .authority
-            .address(headers, connection.peer().ip()),
+        ip: worker.host.authority.forwarded(headers, ip),
         connection,
     };
-    let access = Access::begin(worker, &request);
-    let is_head = *request.method() == Method::HEAD;
-    let knows_chunks = request.version() >= Version::HTTP_11;
-    let state = handle(worker, request, &asked);
-    let state = state.unwrap_or_else(|response| State::Ready(Some(response)));
-    Answer {
-        state,
+    let mut answer = Answer {
+        state: State::Own(None),
         id: asked.id,
         in_hand: Some(in_hand),
-        is_head,
-        knows_chunks,
-        access,
+        is_head: *request.method() == Method::HEAD,
+        knows_chunks: request.version() >= Version::HTTP_11,
+        access: Access::begin(worker, &request),
+    };
+    answer.state = handle(worker, request, asked);
+    answer
+}
+
+/// Finds out who asks for what, and has it handled.
+fn handle(worker: &Rc<Worker>, request: Request, asked: Asked) -> State {
+    if asked.noted.may_show_credential() {
+        return handle_shown(worker, request, asked);
     }
+    handle_as(worker, request, asked, None)
 }
 
-/// What is known of a request before anything is done about it.
-#[derive(Clone)]
-struct Asked {
-    id: RequestId,
-    noted: Noted,
-    connection: Rc<Connection>,
-    /// Where it comes from: the peer, or whom a trusted proxy names.
-    ip: IpAddr,
-}
-
-/// Finds out who asks for what, and has it handled; the error is the answer where it comes to nothing.
-fn handle(worker: &Rc<Worker>, request: Request, asked: &Asked) -> Result<State, Response<Body>> {
+/// Has a request handled that may show a credential.
+#[inline(never)]
+fn handle_shown(worker: &Rc<Worker>, request: Request, asked: Asked) -> State {
+    let peer = asked.connection.peer().address().ip();
     let identified = worker.host.authority.identify(
         &request.head().headers,
         &asked.noted,
         request.uri().query(),
-        Some(asked.ip),
+        Some(asked.ip.unwrap_or(peer)),
         SystemTime::now,
         Some(&worker.upstream),
     );
     match identified {
-        Identified::Now(Ok(who)) => handle_as(worker, request, asked, who),
-        Identified::Now(Err(error)) => Err(reply::unauthorized(&error)),
-        Identified::Later(answer) => Ok(handle_later(worker, request, asked, answer)),
+        Identified::Now(Ok(who)) => handle_as(worker, request, asked, Some(who)),
+        Identified::Now(Err(error)) => State::own(reply::unauthorized(&error)),
+        Identified::Later(answer) => handle_later(worker, request, asked, answer),
     }
 }
 
@@ -95,16 +89,15 @@ fn handle(worker: &Rc<Worker>, request: Request, asked: &Asked) -> Result<State,
 fn handle_later(
     worker: &Rc<Worker>,
     request: Request,
-    asked: &Asked,
+    asked: Asked,
     answer: accountability::Answer,
 ) -> State {
-    let (worker, asked) = (worker.clone(), asked.clone());
+    let worker = worker.clone();
     State::Later(Box::pin(async move {
-        let handled = match answer.await {
-            Ok(who) => handle_as(&worker, request, &asked, who),
-            Err(error) => Err(reply::unauthorized(&error)),
-        };
-        handled.unwrap_or_else(|response| State::Ready(Some(response)))
+        match answer.await {
+            Ok(who) => handle_as(&worker, request, asked, Some(who)),
+            Err(error) => State::own(reply::unauthorized(&error)),
+        }
     }))
 }
 
@@ -112,9 +105,9 @@ fn handle_later(
 fn handle_as(
     worker: &Rc<Worker>,
     mut request: Request,
-    asked: &Asked,
-    who: Arc<Accountability>,
-) -> Result<State, Response<Body>> {
+    asked: Asked,
+    who: Option<Arc<Accountability>>,
+) -> State {
     let target = below_mount(request.uri(), 0);
     let path = &target[..path_len(request.uri(), target)];
     let (mount_id, url) = below(target, path, asked.noted.may_hold_token);
@@ -123,75 +116,106 @@ fn handle_as(
         drop(registry);
         return serve_own(worker, request, who);
     };
-    if !is_let_in(&mount.require, &who) {
-        return Err(refuse(&Refusal::Forbidden));
+    if !matches!(mount.require, Require::Nothing) && !is_let_in(&mount.require, who.as_deref()) {
+        return State::own(refuse(&Refusal::Forbidden));
     }
-    let route =
-        find_route(mount, request.method(), url.path(&request)).map_err(|allow| match allow {
-            Some(allow) if *request.method() == Method::OPTIONS => own::options(&allow),
-            Some(allow) => refuse(&Refusal::MethodNotAllowed { allow }),
-            None => not_found(path),
-        })?;
+    let (route, values) = match mount
+        .endpoint()
+        .routes
+        .find(request.method(), url.path(request.uri()))
+    {
+        Found::Route(route, values) => (route, values),
+        other => return no_route(&request, path, other),
+    };
     let extension = &mount.extension;
     let declared = asked.noted.content_length;
     if declared.is_some_and(|length| length > extension.body_bytes_max) {
-        return Err(refuse(&Refusal::ContentTooLarge));
+        return State::own(refuse(&Refusal::ContentTooLarge));
     }
     let flight = match extension.context.enter(extension.concurrency_max) {
         Ok(flight) => flight,
-        Err(Closed::Full) => return Err(refuse(&Refusal::Busy)),
-        // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
-        Err(Closed::Retired) => {
+        Err(closed) => {
+            cold_path();
             drop(registry);
-            return handle_as(worker, request, asked, who);
+            return match closed {
+                Closed::Full => State::own(refuse(&Refusal::Busy)),
+                // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
+                Closed::Retired => handle_as(worker, request, asked, who),
+            };
         }
     };
-    redact::redact_headers(
-        request.headers_mut(),
-        &asked.noted.said,
-        extension.context.basic_auth,
-    );
-    let peer = asked.connection.peer().ip();
+    let mut place = request::place(worker);
+    if let Some(values) = values {
+        note_params(place.params(), route, &values);
+    }
+    if asked.noted.said.may_need_redaction() {
+        let keep_basic = extension.context.basic_auth;
+        redact::redact_headers(request.headers_mut(), &asked.noted.said, keep_basic);
+    }
     let client = request::open(
-        worker,
+        place,
         Opening {
             request,
-            id: asked.id,
             flight,
             url,
-            params: route.params,
-            accountability: who,
-            ip: (asked.ip != peer).then_some(asked.ip),
-            noted: &asked.noted,
-            connection: asked.connection.clone(),
+            who,
+            asked,
             timeout: extension.timeout,
             body_bytes_max: extension.body_bytes_max,
         },
     );
-    Ok(call(worker, client, extension, route.mark, route.flags))
+    call(worker, client, extension, route.mark, route.flags)
 }
 
 /// Serves what is no extension's: the host's own routes, whose names no extension can have.
 #[inline(never)]
-fn serve_own(
-    worker: &Rc<Worker>,
-    request: Request,
-    who: Arc<Accountability>,
-) -> Result<State, Response<Body>> {
+fn serve_own(worker: &Rc<Worker>, request: Request, who: Option<Arc<Accountability>>) -> State {
+    let who = who.unwrap_or_default();
     let path = request.uri().path();
     if auth::serves(path) {
         let worker = worker.clone();
-        return Ok(State::Later(Box::pin(async move {
-            State::Ready(Some(auth::serve(&worker, request, who).await))
-        })));
+        return State::Later(Box::pin(async move {
+            State::own(auth::serve(&worker, request, who).await)
+        }));
     }
     match own::serve(&worker.host, request.method(), path, &who) {
-        None => Err(not_found(path)),
-        Some(Served::Now(response)) => Ok(State::Ready(Some(response))),
-        Some(Served::Soon(answer)) => {
-            let state = async { State::Ready(Some(answer.await)) };
-            Ok(State::Later(Box::pin(state)))
+        None => State::own(not_found(path)),
+        Some(Served::Now(response)) => State::own(response),
+        Some(Served::Soon(answer)) => State::Later(Box::pin(async { State::own(answer.await) })),
+    }
+}
+
+/// Answers a request that none of the endpoint's routes is for.
+#[cold]
+fn no_route(request: &Request, path: &str, found: Found<'_, '_>) -> State {
+    State::own(match found {
+        Found::OtherMethods(methods) => {
+            let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+            let allow = names.join(", ");
+            if *request.method() == Method::OPTIONS {
+                own::options(&allow)
+            } else {
+                refuse(&Refusal::MethodNotAllowed { allow })
+            }
         }
+        _ => not_found(path),
+    })
+}
+
+/// Notes a route's parameters, whose values point into the url and whose names into the route.
+#[inline(never)]
+fn note_params(params: &mut Vec<ext_field>, route: &Route, values: &matchit::Params<'_, '_>) {
+    let field = |(name, (_, value)): (&String, (&str, &str))| ext_field {
+        name: lend::text(name),
+        value: lend::text(value),
+    };
+    params.extend(route.params.iter().zip(values.iter()).map(field));
+    // The rest below a "*" may be empty, of which the router knows nothing.
+    if params.len() < route.params.len() {
+        params.push(ext_field {
+            name: lend::text("*"),
+            value: lend::text(""),
+        });
     }
 }
 
@@ -204,21 +228,25 @@ fn call(
     flags: u32,
 ) -> State {
     if flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
+        cold_path();
         spawn_with_body(worker, client.handle(), extension, mark, flags);
     } else {
         let entered = worker.enter(extension.context);
         extension.handle(mark, client.handle());
         drop(entered);
     }
-    let mut client = Some(client);
-    if let Some(response) = ClientSide::take(&mut client) {
-        return State::Ready(Some(response));
+    match client.take() {
+        Ok(response) => State::Ready(Some(response)),
+        Err(client) => wait(worker, client, extension.timeout),
     }
-    if let (Some(timeout), Some(client)) = (extension.timeout, &client) {
-        let late = Late::Answer(client.handle());
-        worker.deadlines.set(timeout, late);
+}
+
+#[inline(never)]
+fn wait(worker: &Rc<Worker>, client: ClientSide, timeout: Option<Duration>) -> State {
+    if let Some(timeout) = timeout {
+        worker.deadlines.set(timeout, Late::Answer(client.handle()));
     }
-    State::Waiting(client)
+    State::Waiting(Some(client))
 }
 
 #[inline(never)]
@@ -289,20 +317,19 @@ fn below<'a>(target: &'a str, path: &'a str, may_hold_token: bool) -> (&'a str, 
     let mount_end = rest.bytes().position(|byte| byte == b'/');
     let mount_end = mount_end.unwrap_or(rest.len());
     let mount_len = (mount_end + 1).min(path.len());
-    let mut whole = if may_hold_token {
-        redact::redact_url(target)
-    } else {
-        Cow::Borrowed(target)
-    };
     let mut path_len = path.len() - mount_len;
-    if path_len == 0 {
-        whole.to_mut().insert(mount_len, '/');
-        path_len = 1;
+    let mut whole = None;
+    if may_hold_token || path_len == 0 {
+        cold_path();
+        let mut changed = redact::redact_url(target);
+        if path_len == 0 {
+            changed.to_mut().insert(mount_len, '/');
+            path_len = 1;
+        }
+        if let Cow::Owned(changed) = changed {
+            whole = Some(changed);
+        }
     }
-    let whole = match whole {
-        Cow::Borrowed(_) => None,
-        Cow::Owned(whole) => Some(whole),
-    };
     let url = Url {
         whole,
         mount_len,
@@ -316,49 +343,10 @@ fn path_len(uri: &actix_http::Uri, target: &str) -> usize {
     target.len() - uri.query().map_or(0, |query| query.len() + 1)
 }
 
-/// Which of an endpoint's routes serves a request.
-struct Matched {
-    mark: Mark,
-    flags: u32,
-    /// Values point into the url, names into the route.
-    params: Params,
-}
-
-/// The error is the `Allow` of a path that other methods are served on, or nothing.
-fn find_route(mount: &Mount, method: &Method, path: &str) -> Result<Matched, Option<String>> {
-    match mount.endpoint().routes.find(method, path) {
-        Found::Route(route, params) => {
-            let field = |(name, (_, value)): (&String, (&str, &str))| ext_field {
-                name: lend::text(name),
-                value: lend::text(value),
-            };
-            let mut params: Params = route.params.iter().zip(params.iter()).map(field).collect();
-            // The rest below a "*" may be empty, of which the router knows nothing.
-            if params.len() < route.params.len() {
-                params.push(ext_field {
-                    name: lend::text("*"),
-                    value: lend::text(""),
-                });
-            }
-            Ok(Matched {
-                mark: route.mark,
-                flags: route.flags,
-                params,
-            })
-        }
-        Found::OtherMethods(methods) => Err(Some(
-            methods
-                .iter()
-                .map(|method| method.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-        )),
-        Found::Nothing => Err(None),
-    }
-}
-
 /// Whether the operator lets this caller use the extension, whatever its code does.
-fn is_let_in(require: &Require, who: &Accountability) -> bool {
+#[inline(never)]
+fn is_let_in(require: &Require, who: Option<&Accountability>) -> bool {
+    let who = who.unwrap_or(&accountability::ANONYMOUS);
     match require {
         Require::Nothing => true,
         Require::User => who.user.is_some(),
@@ -389,16 +377,25 @@ pub struct Answer {
     in_hand: Option<InHand>,
     is_head: bool,
     knows_chunks: bool,
-    access: Option<Access>,
+    access: Option<Box<Access>>,
 }
 
 enum State {
-    /// The answer is there.
+    /// An extension's answer is there.
     Ready(Option<Response<Body>>),
+    /// The host's own is, without the request's id.
+    Own(Option<Response<Body>>),
     /// An extension is at work. Dropped, the client has left.
     Waiting(Option<ClientSide>),
     /// Who asks is being found out, or the host itself is at work.
     Later(LocalBoxFuture<'static, State>),
+}
+
+impl State {
+    #[inline(never)]
+    fn own(response: Response<Body>) -> Self {
+        Self::Own(Some(response))
+    }
 }
 
 impl Future for Answer {
@@ -407,28 +404,33 @@ impl Future for Answer {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         while let State::Later(next) = &mut this.state {
-            match next.as_mut().poll(cx) {
-                Poll::Ready(state) => this.state = state,
-                Poll::Pending => return Poll::Pending,
-            }
+            cold_path();
+            this.state = std::task::ready!(next.as_mut().poll(cx));
         }
         let mut response = match &mut this.state {
-            State::Later(_) => return Poll::Pending,
-            State::Ready(response) => match response.take() {
-                Some(response) => response,
-                None => return Poll::Pending,
+            State::Ready(Some(_)) => match std::mem::replace(&mut this.state, State::Ready(None)) {
+                State::Ready(Some(response)) => response,
+                _ => return Poll::Pending,
             },
             State::Waiting(client) => std::task::ready!(ClientSide::poll(client, cx)),
+            State::Own(response) => match response.take() {
+                Some(response) => reply::with_id(response, this.id),
+                None => return Poll::Pending,
+            },
+            State::Ready(None) | State::Later(_) => return Poll::Pending,
         };
         // An answer is moved only where it has to be: it is large.
         if this.is_head || reply::has_none(response.status()) {
+            cold_path();
             response = reply::without_body(response, this.is_head);
         }
         if !this.knows_chunks {
+            cold_path();
             reply::end_by_closing(&mut response);
         }
         if let Some(in_hand) = this.in_hand.take() {
             if in_hand.is_last() {
+                cold_path();
                 response
                     .head_mut()
                     .set_connection_type(ConnectionType::Close);
@@ -437,20 +439,12 @@ impl Future for Answer {
                 response = reply::keep(response, in_hand);
             }
         }
-        // An upstream's own id is passed on as it is, like all of its headers.
-        if !response.headers().contains_key(REQUEST_ID) {
-            response
-                .headers_mut()
-                .append(REQUEST_ID, this.id.header_value());
-        }
         if let Some(access) = &this.access {
             access.log(&response, this.id);
         }
         Poll::Ready(Ok(response))
     }
 }
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the access log says of a request: one line when the answer is decided.
 struct Access {
@@ -463,19 +457,27 @@ struct Access {
 
 impl Access {
     /// `None` where no line would be written.
-    fn begin(worker: &Worker, request: &Request) -> Option<Self> {
-        if !worker.host.config.log.access || !log::enabled(Level::Info) {
+    #[inline]
+    fn begin(worker: &Worker, request: &Request) -> Option<Box<Self>> {
+        if !worker.host.config.log.access {
             return None;
         }
-        let path = request.uri().path().to_owned();
-        Some(Self {
-            began: Instant::now(),
-            method: request.method().clone(),
-            path,
-            peer: request.peer_addr(),
+        Self::begin_where_enabled(request)
+    }
+
+    #[inline(never)]
+    fn begin_where_enabled(request: &Request) -> Option<Box<Self>> {
+        log::enabled(Level::Info).then(|| {
+            Box::new(Self {
+                began: Instant::now(),
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+                peer: request.peer_addr(),
+            })
         })
     }
 
+    #[inline(never)]
     fn log(&self, response: &Response<Body>, id: RequestId) {
         let took_ms = self.began.elapsed().as_micros() as f64 / 1_000.0;
         let peer = self

@@ -19,6 +19,7 @@ pub mod dispatch;
 pub mod env;
 pub mod extension;
 pub mod fetched;
+pub mod fnv;
 pub mod handle;
 pub mod list;
 pub mod loading;

@@ -44,6 +44,11 @@ pub struct Said {
 }
 
 impl Noted {
+    /// Whether a token may stand somewhere. Without one, the caller is anonymous.
+    pub fn may_show_credential(&self) -> bool {
+        self.said.may_show_credential() || self.may_hold_token
+    }
+
     /// Looks up what speaks of the body, where there is one; `said` has the rest.
     pub fn of(headers: &HeaderMap, query: Option<&str>, has_body: bool, said: Rc<Said>) -> Self {
         Self {
@@ -60,6 +65,15 @@ impl Noted {
 }
 
 impl Said {
+    fn may_show_credential(&self) -> bool {
+        self.has_authorization | self.may_hold_our_cookie
+    }
+
+    /// Whether there may be something that an extension must not see.
+    pub fn may_need_redaction(&self) -> bool {
+        self.may_show_credential() | self.has_telling_referer
+    }
+
     /// Looks the headers up.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut said = Self {

@@ -1,7 +1,5 @@
 //! What is mounted: id to extension. An immutable snapshot, swapped whole.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -9,39 +7,17 @@ use crate::config::values::Require;
 use crate::extension::discovery::PassedOver;
 use crate::extension::instance::Endpoint;
 use crate::extension::{Extension, LoadError, Reason};
+use crate::fnv::FnvMap;
 use crate::loading::Marks;
 
 /// A snapshot of all extensions.
 #[derive(Clone, Default)]
 pub struct Registry {
-    mounts: HashMap<Box<str>, Mount, BuildHasherDefault<Fnv>>,
+    mounts: FnvMap<Mount>,
     /// Every extension folder, by name, and what became of it.
     pub entries: Vec<Entry>,
     /// Folders that look like an extension's and are none.
     pub passed_over: Vec<PassedOver>,
-}
-
-/// FNV-1a: for an id of a few bytes a tenth of what std's hasher costs. Whoever asks for an id cannot add one, so that nobody
-/// outside can make two fall together.
-#[derive(Clone)]
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// What serves an id.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_http::body::{BodySize, MessageBody};
-use actix_http::header::{self, HeaderMap, HeaderValue};
+use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_http::{ConnectionType, Response, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::accountability::{AuthError, CLEAR_SESSION_COOKIE};
 use crate::connection::InHand;
 use crate::extension::Flight;
-use crate::request::{Shared, Streaming};
+use crate::request::{RequestId, Shared, Streaming};
 use crate::upstream::{self, AnswerBody};
 
 /// The body of an answer.
@@ -133,6 +133,19 @@ pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
         response
     }
 }
+
+/// Names the request. An upstream's own id is passed on as it is, like all of its headers.
+#[inline(never)]
+pub fn with_id(mut response: Response<Body>, id: RequestId) -> Response<Body> {
+    if !response.headers().contains_key(REQUEST_ID) {
+        let headers = response.headers_mut();
+        headers.append(REQUEST_ID, id.header_value());
+    }
+    response
+}
+
+/// The header that names the request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Whether HTTP has no body for a status.
 pub fn has_none(status: StatusCode) -> bool {

@@ -5,6 +5,7 @@
 //! time is out. Each may end first; when both have, the place is free for the next request.
 
 use std::cell::{Cell, RefCell};
+use std::hint::cold_path;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,20 +15,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use actix_http::header::HeaderMap;
-use actix_http::{Method, Payload, Request, Response};
+use actix_http::{Method, Payload, Request, RequestHead, Response, Uri};
 use bytes::Bytes;
 use extension_api::abi;
 use futures_core::Stream;
 use smallvec::SmallVec;
 
-use crate::accountability::Accountability;
 use crate::accountability::client::IpText;
+use crate::accountability::{self, Accountability};
 use crate::breach::{self, Rule};
 use crate::callbacks::completion::{Completion, Outcome};
 use crate::callbacks::lend;
-use crate::connection::{Connection, InHand};
+use crate::connection::{Connection, InHand, Peer};
 use crate::extension::Flight;
-use crate::handle::{Held, Pool};
+use crate::handle::{Free, Held, Pool};
 use crate::log::{self, Level};
 use crate::noted::{Noted, Said};
 use crate::operation::{self, Work};
@@ -39,24 +40,52 @@ pub type Handle = Held<Shared, Local>;
 
 /// What every thread may read, unchanged until the extension has finished the request.
 pub struct Shared {
-    /// What the extension sees; its slices point into the rest of this entry and into `Local::request`.
-    pub head: abi::ext_request_head,
-    /// The request's headers, for look-ups by name.
-    headers: *const HeaderMap,
+    /// What the extension sees, made when it first asks; its slices point into the rest of this entry and into `sources`.
+    head: OnceLock<Head>,
     /// All headers as fields, made when first asked for.
     fields: OnceLock<Vec<abi::ext_field>>,
+    sources: Sources,
     /// Which side has decided how the request is answered: one of `UNDECIDED`, `ANSWERED`, `STREAMING`, `OVER`.
     decision: AtomicU8,
-    accountability: Arc<Accountability>,
-    roles: Vec<abi::ext_slice>,
-    params: Params,
+    /// `None`: whoever shows no credential.
+    who: Option<Arc<Accountability>>,
+    params: Vec<abi::ext_field>,
     url: Url,
-    method: Method,
     /// The caller's address, where it is not the peer's.
-    ip: Option<IpText>,
-    id: Option<RequestId>,
+    ip: Option<IpAddr>,
+    id: RequestId,
+    timeout: Option<Duration>,
     body: Bytes,
     body_length: Option<u64>,
+}
+
+/// What is read of a request: parts of [`Local`], which stay where they are, unchanged, until the entry is closed.
+struct Sources {
+    request: Kept<RequestHead>,
+    peer: Kept<Peer>,
+    said: Kept<Said>,
+}
+
+/// What the entry keeps elsewhere, for any thread to read.
+struct Kept<T>(*const T);
+
+impl<T> Kept<T> {
+    #[expect(
+        unsafe_code,
+        reason = "any thread may read what only the worker may drop"
+    )]
+    fn get(&self) -> &T {
+        // SAFETY: set in `open` to a part of `Local`, which lives, unchanged, until the entry is closed; and an entry is closed
+        // only when the extension, the only caller, has finished the request.
+        unsafe { &*self.0 }
+    }
+}
+
+/// A head as the ABI has it, and what it shows that stands nowhere else.
+struct Head {
+    raw: abi::ext_request_head,
+    _roles: Vec<abi::ext_slice>,
+    _ip: Option<Box<IpText>>,
 }
 
 const UNDECIDED: u8 = 0;
@@ -67,8 +96,8 @@ const STREAMING: u8 = 2;
 /// The client has left, or the host has answered in the extension's place.
 const OVER: u8 = 3;
 
-// SAFETY: the raw pointers point at memory that this entry owns (`Local::request`, and its own strings), and that nobody
-// changes while a handle is out; HeaderMap, Accountability and the strings are Send and Sync themselves.
+// SAFETY: the raw pointers point at memory that this entry owns (`Local`, and its own strings), and that nobody changes while a
+// handle is out; what they point at is Send and Sync itself.
 #[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
 unsafe impl Send for Shared {}
 // SAFETY: as above.
@@ -100,6 +129,14 @@ pub struct Local {
 type Reading = (Completion, Option<tokio::task::AbortHandle>);
 
 impl Local {
+    /// Whether there is nothing that ends with the extension's side: as for most answers that are given inside the call.
+    fn has_nothing_open(&self) -> bool {
+        self.payload.is_none()
+            && self.reading.is_none()
+            && self.operations.is_empty()
+            && self.watch.is_none()
+    }
+
     /// What has to be cancelled. Most requests leave nothing.
     fn take_under_way(&mut self) -> Option<UnderWay> {
         self.operations.retain(|operation| operation.is_open());
@@ -236,33 +273,46 @@ impl Incoming {
 }
 
 /// What dispatch found out about a request before the extension is called.
-pub struct Opening<'a> {
+pub struct Opening {
     /// The request as the connection gave it, credentials already taken out of its headers.
     pub request: Request,
     /// The generation that handles it, counted in flight.
     pub flight: Flight,
-    /// The request's id.
-    pub id: RequestId,
     /// What the extension is asked for.
     pub url: Url,
-    /// The route's parameters; values point into `url`, names into the generation.
-    pub params: Params,
-    /// Who asks.
-    pub accountability: Arc<Accountability>,
-    /// From where; `None`: from the peer.
-    pub ip: Option<IpAddr>,
-    /// What stands in the headers.
-    pub noted: &'a Noted,
-    /// The connection that it came on.
-    pub connection: Rc<Connection>,
+    /// Who asks; `None`: whoever shows no credential.
+    pub who: Option<Arc<Accountability>>,
+    /// What is known of it.
+    pub asked: Asked,
     /// How long the client waits for an answer; `None`: for ever.
     pub timeout: Option<Duration>,
     /// The most that the body may hold.
     pub body_bytes_max: u64,
 }
 
-/// A route's parameters; few have more than two.
-pub type Params = SmallVec<[abi::ext_field; 2]>;
+/// What is known of a request before anything is done about it.
+#[derive(Clone)]
+pub struct Asked {
+    /// Its id.
+    pub id: RequestId,
+    /// What stands in its headers.
+    pub noted: Noted,
+    /// The connection that it came on.
+    pub connection: Rc<Connection>,
+    /// Where it comes from, where a trusted proxy names another than the peer.
+    pub ip: Option<IpAddr>,
+}
+
+/// A place for a request, to be opened.
+pub struct Place(Free<Shared, Local>);
+
+impl Place {
+    /// The route's parameters, of which there are none yet. Their values may point into the request's url, their names into
+    /// the generation.
+    pub fn params(&mut self) -> &mut Vec<abi::ext_field> {
+        &mut self.0.parts().0.params
+    }
+}
 
 /// Path and query below the mount.
 pub struct Url {
@@ -275,23 +325,31 @@ pub struct Url {
 }
 
 impl Url {
-    /// The text; what `request` was sent with, where nothing else is said.
-    pub fn text<'a>(&'a self, request: &'a Request) -> &'a str {
+    /// The text; what was sent as `uri`, where nothing else is said.
+    #[inline]
+    pub fn text<'a>(&'a self, uri: &'a Uri) -> &'a str {
         match &self.whole {
             Some(whole) => &whole[self.mount_len..],
-            None => below_mount(request.uri(), self.mount_len),
+            None => below_mount(uri, self.mount_len),
         }
     }
 
     /// The part of [`text`](Self::text) before the first '?'.
-    pub fn path<'a>(&'a self, request: &'a Request) -> &'a str {
-        &self.text(request)[..self.path_len]
+    #[inline]
+    pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
+        &self.text(uri)[..self.path_len]
     }
 }
 
 /// A request's id: 16 hexadecimal digits.
 #[derive(Clone, Copy)]
 pub struct RequestId([u8; 16]);
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self([b'0'; 16])
+    }
+}
 
 impl RequestId {
     /// The digits.
@@ -318,27 +376,36 @@ pub struct Requests {
     ids: Ids,
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
 /// Request ids: a random beginning for each worker, then a count.
 struct Ids {
-    /// With the beginning's digits.
-    prefix: [u8; 16],
-    next: Cell<u32>,
+    next: Cell<RequestId>,
 }
 
 impl Default for Ids {
     fn default() -> Self {
         use std::hash::{BuildHasher, Hasher};
-        let beginning = std::hash::RandomState::new().build_hasher().finish();
-        let mut prefix = [0; 16];
-        for (place, digit) in prefix.iter_mut().enumerate() {
-            *digit = HEX[(beginning >> (60 - 4 * place)) as usize & 15];
+        let beginning = std::hash::RandomState::new().build_hasher().finish() as u32;
+        let mut first = RequestId::default();
+        first.0[..8].copy_from_slice(format!("{beginning:08x}").as_bytes());
+        let next = Cell::new(first);
+        Self { next }
+    }
+}
+
+impl RequestId {
+    /// The one that is one more, in the last eight digits.
+    fn following(mut self) -> Self {
+        for digit in self.0[8..].iter_mut().rev() {
+            *digit = match *digit {
+                b'9' => b'a',
+                b'f' => b'0',
+                digit => digit + 1,
+            };
+            if *digit != b'0' {
+                break;
+            }
         }
-        Self {
-            prefix,
-            next: Cell::new(0),
-        }
+        self
     }
 }
 
@@ -350,112 +417,97 @@ impl Requests {
 
     /// The next request id.
     pub fn next_id(&self) -> RequestId {
-        let next = self.ids.next.get();
-        self.ids.next.set(next.wrapping_add(1));
-        let mut digits = self.ids.prefix;
-        for (place, digit) in digits[8..].iter_mut().enumerate() {
-            *digit = HEX[(next >> (28 - 4 * place)) as usize & 15];
-        }
-        RequestId(digits)
+        let id = self.ids.next.get();
+        self.ids.next.set(id.following());
+        id
     }
 }
 
-/// Takes a place for a request. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
+/// A place for a request.
+pub fn place(worker: &Worker) -> Place {
+    let empty = || (Shared::empty(), Local::default());
+    Place(worker.requests.pool.take(&worker.remote, empty))
+}
+
+/// Puts a request in its place. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
 /// until [`Handle::finish`].
-pub fn open(worker: &Rc<Worker>, opening: Opening<'_>) -> ClientSide {
+#[inline]
+pub fn open(mut place: Place, opening: Opening) -> ClientSide {
     let Opening {
         mut request,
-        id,
         flight,
         url,
-        params,
-        accountability,
-        ip,
-        noted,
-        connection,
+        who,
+        asked,
         timeout,
         body_bytes_max,
     } = opening;
-    let empty = || (Shared::empty(), Local::default());
-    let mut place = worker.requests.pool.take(&worker.remote, empty);
-    let (shared, mut local) = place.parts();
-    let length = noted.content_length;
+    let (shared, mut local) = place.0.parts();
     let payload = request.take_payload();
     shared.body_length = Some(0);
     if !matches!(payload, Payload::None) {
-        // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the connection
-        // ends. Asking does not change what its body is.
-        let ends_after = (noted.has_upgrade && asks_for_websocket(&request.head().headers))
-            .then(|| length.unwrap_or(0));
-        if ends_after != Some(0) {
-            let body = Incoming::new(payload, body_bytes_max).ending_after(ends_after);
-            local.payload = Some(body);
-            shared.body_length = length;
-        }
+        let (body, length) = incoming(&request, &asked.noted, payload, body_bytes_max);
+        local.payload = body;
+        shared.body_length = length;
     }
+    *shared.decision.get_mut() = UNDECIDED;
+    shared.id = asked.id;
+    shared.url = url;
+    shared.who = who;
+    shared.ip = asked.ip;
+    shared.timeout = timeout;
     local.flight = Some(flight);
     local.client = Client::Waiting(None);
-    let request = &*local.request.insert(request);
-    shared.id = Some(id);
-    shared.params = params;
-    shared.url = url;
-    shared.accountability = accountability;
-    shared.ip = ip.map(IpText::new);
-    shared.fill(request, &connection, &noted.said, timeout);
-    local.connection = Some(connection);
-    local.said = Some(noted.said.clone());
+    shared.sources = Sources {
+        request: Kept(local.request.insert(request).head()),
+        peer: Kept(local.connection.insert(asked.connection).peer()),
+        said: Kept(Rc::as_ptr(local.said.insert(asked.noted.said))),
+    };
     drop(local);
-    ClientSide(place.hand_out())
+    ClientSide(place.0.hand_out())
 }
 
-/// The head of no request.
-const EMPTY_HEAD: abi::ext_request_head = abi::ext_request_head {
-    struct_size: 0,
-    http_version: 0,
-    method: lend::ABSENT,
-    url: lend::ABSENT,
-    path: lend::ABSENT,
-    query: lend::ABSENT,
-    params: std::ptr::null(),
-    param_count: 0,
-    peer: lend::ABSENT,
-    id: lend::ABSENT,
-    deadline_ms: 0,
-    body_length: 0,
-    body: lend::EMPTY_BUFFER,
-    accountability: abi::ext_accountability {
-        user: lend::ABSENT,
-        role: lend::ABSENT,
-        roles: std::ptr::null(),
-        role_count: 0,
-        ip: lend::ABSENT,
-        user_agent: lend::ABSENT,
-        origin: lend::ABSENT,
-        session: lend::ABSENT,
-        admin: 0,
-        app: 0,
-        reserved: [0; 6],
-    },
-};
+/// The body of a request that may have one, and its length.
+#[inline(never)]
+fn incoming(
+    request: &Request,
+    noted: &Noted,
+    payload: Payload,
+    bytes_max: u64,
+) -> (Option<Incoming>, Option<u64>) {
+    let length = noted.content_length;
+    // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the connection
+    // ends. Asking does not change what its body is.
+    let ends_after = (noted.has_upgrade && asks_for_websocket(&request.head().headers))
+        .then(|| length.unwrap_or(0));
+    if ends_after == Some(0) {
+        return (None, Some(0));
+    }
+    let body = Incoming::new(payload, bytes_max).ending_after(ends_after);
+    (Some(body), length)
+}
 
 impl Shared {
     fn empty() -> Self {
         Self {
-            head: EMPTY_HEAD,
-            headers: std::ptr::null(),
+            head: OnceLock::new(),
             fields: OnceLock::new(),
+            sources: Sources {
+                request: Kept(std::ptr::null()),
+                peer: Kept(std::ptr::null()),
+                said: Kept(std::ptr::null()),
+            },
             decision: AtomicU8::new(UNDECIDED),
-            accountability: Arc::default(),
-            roles: Vec::new(),
-            params: Params::new(),
+            who: None,
+            params: Vec::new(),
             url: Url {
                 whole: None,
                 mount_len: 0,
                 path_len: 0,
             },
-            method: Method::GET,
             ip: None,
-            id: None,
+            id: RequestId::default(),
+            timeout: None,
             body: Bytes::new(),
             body_length: None,
         }
@@ -473,53 +525,47 @@ impl Shared {
             .map(|_| ())
     }
 
-    /// Points the head at `request`, which stays where it is until the entry is closed, and at the rest of this entry.
-    fn fill(
-        &mut self,
-        request: &Request,
-        connection: &Connection,
-        said: &Said,
-        timeout: Option<Duration>,
-    ) {
-        let head = request.head();
-        self.headers = &raw const head.headers;
-        *self.decision.get_mut() = UNDECIDED;
-        self.method.clone_from(&head.method);
-        self.roles.clear();
-        self.roles.extend(
-            self.accountability
-                .roles
-                .iter()
-                .map(|role| lend::text(role)),
-        );
-        let url = self.url.text(request);
+    /// What the extension sees.
+    pub fn head(&self) -> &abi::ext_request_head {
+        &self.head.get_or_init(|| self.make_head()).raw
+    }
+
+    #[inline(never)]
+    fn make_head(&self) -> Head {
+        let request = self.request();
+        let who = self.accountability();
+        let roles: Vec<_> = who.roles.iter().map(|role| lend::text(role)).collect();
+        let url = self.url.text(&request.uri);
         let (path, query) = url.split_at(self.url.path_len);
-        let query = query.strip_prefix('?');
-        let who = &self.accountability;
-        self.head = abi::ext_request_head {
+        let (peer, said) = (self.sources.peer.get(), self.sources.said.get());
+        let ip = self.ip.map(|ip| Box::new(IpText::new(ip)));
+        let raw = abi::ext_request_head {
             struct_size: size_of::<abi::ext_request_head>() as u32,
-            http_version: if head.version == actix_http::Version::HTTP_10 {
-                10
-            } else {
-                11
+            http_version: match request.version {
+                actix_http::Version::HTTP_10 => 10,
+                _ => 11,
             },
-            method: lend::text(head.method.as_str()),
+            method: lend::text(request.method.as_str()),
             url: lend::text(url),
             path: lend::text(path),
-            query: lend::option(query),
+            query: lend::option(query.strip_prefix('?')),
             params: self.params.as_ptr(),
             param_count: self.params.len(),
-            peer: lend::bytes(connection.peer_text()),
-            id: lend::option_bytes(self.id.as_ref().map(|id| &id.0[..])),
-            deadline_ms: timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+            peer: lend::bytes(peer.text()),
+            id: lend::text(self.id()),
+            deadline_ms: self.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             body_length: self.body_length.map_or(-1, |length| length as i64),
-            body: lend::EMPTY_BUFFER,
+            body: abi::ext_buffer {
+                ptr: self.body.as_ptr(),
+                len: self.body.len(),
+                ..lend::EMPTY_BUFFER
+            },
             accountability: abi::ext_accountability {
                 user: lend::option(who.user.as_deref()),
                 role: lend::option(who.role.as_deref()),
-                roles: self.roles.as_ptr(),
-                role_count: self.roles.len(),
-                ip: lend::bytes(self.ip.as_ref().unwrap_or(connection.ip_text()).as_bytes()),
+                roles: roles.as_ptr(),
+                role_count: roles.len(),
+                ip: lend::bytes(ip.as_deref().unwrap_or(peer.ip_text()).as_bytes()),
                 user_agent: lend::option_bytes(said.user_agent()),
                 origin: lend::option_bytes(said.origin()),
                 session: lend::option(who.session.as_deref()),
@@ -528,17 +574,16 @@ impl Shared {
                 reserved: [0; 6],
             },
         };
+        Head {
+            raw,
+            _roles: roles,
+            _ip: ip,
+        }
     }
 
     /// The request's headers.
-    #[expect(
-        unsafe_code,
-        reason = "any thread may look a header up, the request itself is the worker's"
-    )]
     pub fn headers(&self) -> &HeaderMap {
-        // SAFETY: set in `fill` to the headers of `Local::request`, which lives, unchanged, until the entry is closed; and
-        // an entry is closed only when the extension, the only caller, has finished the request.
-        unsafe { &*self.headers }
+        &self.request().headers
     }
 
     /// All headers as fields of the ABI.
@@ -548,12 +593,17 @@ impl Shared {
 
     /// Who asks.
     pub fn accountability(&self) -> &Accountability {
-        &self.accountability
+        self.who.as_deref().unwrap_or(&accountability::ANONYMOUS)
     }
 
     /// The request's id.
     pub fn id(&self) -> &str {
-        self.id.as_ref().map_or("", RequestId::as_str)
+        self.id.as_str()
+    }
+
+    /// The same, to be written.
+    pub fn request_id(&self) -> RequestId {
+        self.id
     }
 
     /// The declared length of the body; `None`: unknown.
@@ -563,12 +613,17 @@ impl Shared {
 
     /// The method.
     pub fn method(&self) -> &Method {
-        &self.method
+        &self.request().method
+    }
+
+    fn request(&self) -> &RequestHead {
+        self.sources.request.get()
     }
 }
 
 /// Path and query behind the first `mount_len` bytes of a request's target: "/twilio/a?b" below 7 is "/a?b".
-pub fn below_mount(uri: &actix_http::Uri, mount_len: usize) -> &str {
+#[inline]
+pub fn below_mount(uri: &Uri, mount_len: usize) -> &str {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     &target[mount_len..]
 }
@@ -594,38 +649,59 @@ impl ClientSide {
         self.0
     }
 
-    /// The answer, if it is there, or if `poll` brings it about: takes the client's side out then.
-    pub fn take(side: &mut Option<Self>) -> Option<Response<Body>> {
-        let handle = side.as_ref()?.0;
-        let response = {
-            let mut local = handle.own().borrow_mut();
-            // Looked at before it is moved: most polls of an answer come before it.
-            if !matches!(local.client, Client::Answered(_)) {
-                return None;
-            }
-            match std::mem::replace(&mut local.client, Client::Writing) {
-                Client::Answered(response) => response,
-                _ => return None,
-            }
+    /// The answer, if it is there.
+    pub fn take(self) -> Result<Response<Body>, Self> {
+        let handle = self.0;
+        let mut local = handle.own().borrow_mut();
+        // Looked at before it is moved: most polls of an answer come before it.
+        if !matches!(local.client, Client::Answered(_)) {
+            drop(local);
+            return Err(self);
+        }
+        let client = std::mem::replace(&mut local.client, Client::Writing);
+        let has_more = local.reading.is_some() || !local.work.is_empty();
+        drop(local);
+        let Client::Answered(response) = client else {
+            unreachable!("it has just been looked at");
         };
-        let client = side.take()?;
-        if handle.shared().decision.load(Ordering::Acquire) != STREAMING {
+        if handle.shared().decision.load(Ordering::Acquire) == STREAMING {
+            return Ok(self.stream(response));
+        }
+        if has_more {
+            cold_path();
             handle.leave_to_tasks();
-            return Some(response);
         }
-        if let Some(connection) = &handle.own().borrow().connection {
-            connection.streams(handle);
+        Ok(response)
+    }
+
+    /// The answer whose head is `response`, with a body that is written bit by bit.
+    #[inline(never)]
+    fn stream(self, response: Response<Body>) -> Response<Body> {
+        if let Some(connection) = &self.0.own().borrow().connection {
+            connection.streams(self.0);
         }
-        Some(response.map_body(|_, size| {
+        response.map_body(|_, size| {
             Body::Stream(Streaming {
                 in_hand: None,
-                client,
+                client: self,
                 size: size.declared(),
                 sent: 0,
                 is_broken: false,
                 has_paused: false,
             })
-        }))
+        })
+    }
+
+    /// As [`take`](Self::take), which takes the client's side out.
+    fn take_out(side: &mut Option<Self>) -> Poll<Response<Body>> {
+        match side.take().map(Self::take) {
+            Some(Ok(response)) => Poll::Ready(response),
+            Some(Err(client)) => {
+                *side = Some(client);
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        }
     }
 
     /// The answer, or has the task that polls with `cx` woken when it is there. Polls what the extension has under way for it.
@@ -639,7 +715,7 @@ impl ClientSide {
                 let mut local = own.borrow_mut();
                 let Client::Waiting(waker) = &mut local.client else {
                     drop(local);
-                    return Self::take(side).map_or(Poll::Pending, Poll::Ready);
+                    return Self::take_out(side);
                 };
                 let is_same = |waker: &Waker| waker.will_wake(cx.waker());
                 if !waker.as_ref().is_some_and(is_same) {
@@ -787,6 +863,27 @@ impl Handle {
 
     /// Gives the client its answer. The caller has [claimed](Self::claim) it, or answers in the extension's place.
     pub fn answer(&self, response: Response<Body>) {
+        self.answer_as_it_is(reply::with_id(response, self.shared().id));
+    }
+
+    /// Gives the client its answer, which names the request, and ends the extension's side.
+    pub fn conclude(&self, worker: &Rc<Worker>, response: Response<Body>) {
+        let Some(local) = self.local() else { return };
+        let mut own = local.borrow_mut();
+        let is_alone = matches!(own.client, Client::Waiting(None)) && own.has_nothing_open();
+        if !is_alone {
+            cold_path();
+            drop(own);
+            self.answer_as_it_is(response);
+            return self.finish(worker);
+        }
+        own.client = Client::Answered(response);
+        let flight = own.flight.take();
+        drop(own);
+        drop(flight);
+    }
+
+    fn answer_as_it_is(&self, response: Response<Body>) {
         let Some(local) = self.local() else { return };
         let waker = {
             let mut local = local.borrow_mut();
@@ -934,7 +1031,10 @@ impl Handle {
     fn close(&self, worker: &Rc<Worker>) {
         // What is left in the place is used again, or says that it has ended.
         let rest = worker.requests.pool.close(*self, |shared, local| {
-            shared.headers = std::ptr::null();
+            shared.params.clear();
+            if shared.head.get().is_some() {
+                shared.head.take();
+            }
             if shared.fields.get().is_some() {
                 shared.fields.take();
             }
@@ -945,6 +1045,7 @@ impl Handle {
                 local.stream = Outgoing::default();
             }
             (
+                shared.who.take(),
                 local.request.take(),
                 local.connection.take(),
                 local.said.take(),
@@ -1057,22 +1158,14 @@ impl Handle {
         Ok(())
     }
 
-    /// Puts the collected body in the head, before the extension has seen the request.
+    /// Keeps the collected body for the head, before the extension has seen the request.
     #[expect(
         unsafe_code,
         reason = "the head is read without a lock once the extension has the handle"
     )]
     fn set_body(&self, body: Bytes) {
-        let fill = |shared: &mut Shared| {
-            shared.head.body = abi::ext_buffer {
-                ptr: body.as_ptr(),
-                len: body.len(),
-                ..lend::EMPTY_BUFFER
-            };
-            shared.body = body;
-        };
         // SAFETY: the extension is called only after this, so no other reader of the entry exists.
-        unsafe { self.shared_mut(fill) };
+        unsafe { self.shared_mut(|shared| shared.body = body) };
     }
 
     /// Takes the next chunk of a streamed answer.
@@ -1343,5 +1436,22 @@ impl UnderWay {
         for operation in self.operations {
             operation.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_count_in_their_last_eight_digits() {
+        let following = |id: &str| {
+            let id = RequestId(id.as_bytes().try_into().expect("16 digits"));
+            id.following().as_str().to_owned()
+        };
+        assert_eq!(following("5eed5eed00000000"), "5eed5eed00000001");
+        assert_eq!(following("5eed5eed00000009"), "5eed5eed0000000a");
+        assert_eq!(following("5eed5eed00000eff"), "5eed5eed00000f00");
+        assert_eq!(following("5eed5eedffffffff"), "5eed5eed00000000");
     }
 }

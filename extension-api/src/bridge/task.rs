@@ -17,7 +17,7 @@ use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::{ptr, thread as std_thread};
 
@@ -126,7 +126,8 @@ enum Stage<F> {
 pub(super) struct Header {
     functions: &'static Functions,
     host: &'static Host,
-    head: NonNull<ext_request_head>,
+    /// NULL until somebody asks.
+    head: AtomicPtr<ext_request_head>,
     request: ext_request,
     /// The thread that polls.
     worker: usize,
@@ -268,17 +269,11 @@ impl TaskRef {
     where
         F: Future<Output = Result<Response>>,
     {
-        // SAFETY: `head` and `drop` take every handle.
-        let Some(head) = NonNull::new(unsafe { (host.table.head)(request) }.cast_mut()) else {
-            // SAFETY: as above.
-            unsafe { (host.table.drop)(request) };
-            return None;
-        };
         let task: Box<Task<F>> = Box::new(Task {
             header: Header {
                 functions: const { &Task::<F>::FUNCTIONS },
                 host,
-                head,
+                head: AtomicPtr::default(),
                 request,
                 worker: thread::token(),
                 // Ours, and the hold's.
@@ -756,7 +751,15 @@ impl Hold {
     }
 
     pub(super) fn raw_head(&self) -> NonNull<ext_request_head> {
-        self.0.header().head
+        let kept = &self.0.header().head;
+        let head = NonNull::new(kept.load(Ordering::Acquire)).or_else(|| {
+            // SAFETY: `head` takes every handle.
+            let head = unsafe { (self.table().head)(self.handle()) }.cast_mut();
+            // Another thread may be doing the same: it is given the same.
+            kept.store(head, Ordering::Release);
+            NonNull::new(head)
+        });
+        head.expect("the host keeps the head of a request that is not finished")
     }
 }
 

@@ -6,6 +6,7 @@ use actix_http::Method;
 use matchit::Router;
 
 use super::error::Reason;
+use crate::fnv::FnvMap;
 
 /// The most routes that an endpoint may declare: far more than anyone writes by hand, few enough for a runaway loop to end.
 pub const ROUTES_MAX: usize = 10_000;
@@ -38,6 +39,8 @@ unsafe impl Sync for Mark {}
 #[derive(Default)]
 pub struct Routes {
     all: Vec<Route>,
+    /// Those for GET that have no parameter, which come before all others: most requests are for one of them.
+    plain: FnvMap<usize>,
     /// For each method that a route names: its own routes and those for every method, so that one look-up finds the most
     /// specific of both.
     named: Vec<(Method, Router<usize>)>,
@@ -47,8 +50,8 @@ pub struct Routes {
 
 /// What a look-up found.
 pub enum Found<'r, 'p> {
-    /// The route, and the values of its parameters.
-    Route(&'r Route, matchit::Params<'r, 'p>),
+    /// The route, and the values of its parameters where it may have some.
+    Route(&'r Route, Option<matchit::Params<'r, 'p>>),
     /// The path is served, by these methods only.
     OtherMethods(Vec<&'r Method>),
     /// Nothing.
@@ -74,6 +77,9 @@ impl Routes {
             (0..routes.all.len()).partition(|index| routes.all[*index].method.is_some());
         for index in specific.into_iter().chain(general) {
             let route = &routes.all[index];
+            if route.method == Some(Method::GET) && route.params.is_empty() {
+                routes.plain.insert(route.pattern.as_str().into(), index);
+            }
             let own = routes
                 .named
                 .iter_mut()
@@ -90,12 +96,23 @@ impl Routes {
     }
 
     /// Finds what serves a request. HEAD is served by routes for GET.
+    #[inline]
     pub fn find<'r, 'p>(&'r self, method: &Method, path: &'p str) -> Found<'r, 'p> {
+        if *method == Method::GET
+            && let Some(index) = self.plain.get(path)
+        {
+            return Found::Route(&self.all[*index], None);
+        }
+        self.find_among_all(method, path)
+    }
+
+    #[inline(never)]
+    fn find_among_all<'r, 'p>(&'r self, method: &Method, path: &'p str) -> Found<'r, 'p> {
         let get = Method::GET;
         let head = (*method == Method::HEAD).then_some(&get);
         for method in [Some(method), head].into_iter().flatten() {
             if let Ok(found) = self.router(method).at(path) {
-                return Found::Route(&self.all[*found.value], found.params);
+                return Found::Route(&self.all[*found.value], Some(found.params));
             }
         }
         let mut allowed: Vec<&Method> = self
@@ -225,6 +242,7 @@ mod tests {
     fn found(routes: &Routes, method: &str, path: &str) -> String {
         match routes.find(&method.parse().expect("a method"), path) {
             Found::Route(route, params) => {
+                let params = params.unwrap_or_default();
                 let values: Vec<_> = route
                     .params
                     .iter()
@@ -279,6 +297,16 @@ mod tests {
         assert_eq!(found(&routes, "POST", "/b"), "/b");
         assert_eq!(found(&routes, "DELETE", "/a"), "GET,POST,HEAD,OPTIONS");
         assert_eq!(found(&routes, "GET", "/c"), "POST,OPTIONS");
+    }
+
+    #[test]
+    fn a_plain_route_is_found_by_its_text_and_by_nothing_else() {
+        let routes = routes(&[("GET", "/a"), ("GET", "/{b}"), ("GET", "/:c")]).expect("routes");
+        assert_eq!(found(&routes, "GET", "/a"), "/a");
+        assert_eq!(found(&routes, "GET", "/{b}"), "/{b}");
+        assert_eq!(found(&routes, "GET", "/%61"), "/:c c=%61");
+        assert_eq!(found(&routes, "GET", "/:c"), "/:c c=:c");
+        assert_eq!(found(&routes, "GET", "/a/"), "nothing");
     }
 
     #[test]
