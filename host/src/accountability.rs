@@ -220,6 +220,11 @@ impl Authority {
         if matches!(self.0.trust_proxy, TrustProxy::Nobody) {
             return None;
         }
+        self.forwarded_by(headers, peer)
+    }
+
+    #[inline(never)]
+    fn forwarded_by(&self, headers: &HeaderMap, peer: IpAddr) -> Option<IpAddr> {
         Some(self.address(headers, peer)).filter(|address| *address != peer)
     }
 

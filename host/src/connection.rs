@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::hint::cold_path;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -245,14 +246,33 @@ impl Before {
         if self.is_given_up {
             return;
         }
-        let line = bytes.iter().position(|byte| *byte == b'\n');
-        let behind = line.map_or(b"".as_slice(), |end| &bytes[end + 1..]);
-        if !may_be_one {
-            self.give_up();
-        } else if self.said.is_some() && self.bytes == behind {
+        if may_be_one && self.said.is_some() && self.is_behind_a_line(bytes) {
             self.is_next = true;
             self.changes = self.changes.saturating_sub(1);
-        } else if self.changes < Self::CHANGES_MAX && is_one_head(behind) {
+            return;
+        }
+        self.hear_others(bytes, may_be_one);
+    }
+
+    /// Whether what was read is one line and what stood behind that of the request before.
+    fn is_behind_a_line(&self, bytes: &[u8]) -> bool {
+        let Some(split) = bytes.len().checked_sub(self.bytes.len()) else {
+            return false;
+        };
+        let (line, behind) = bytes.split_at(split);
+        let Some((b'\n', line)) = line.split_last() else {
+            return false;
+        };
+        // Without an early end, so that sixteen bytes are one step.
+        let is_one = line.iter().fold(true, |is, byte| is & (*byte != b'\n'));
+        is_one && behind == self.bytes
+    }
+
+    #[inline(never)]
+    fn hear_others(&mut self, bytes: &[u8], may_be_one: bool) {
+        let line = bytes.iter().position(|byte| *byte == b'\n');
+        let behind = line.map_or(b"".as_slice(), |end| &bytes[end + 1..]);
+        if may_be_one && self.changes < Self::CHANGES_MAX && is_one_head(behind) {
             self.bytes.clear();
             self.bytes.extend_from_slice(behind);
             self.said = None;
@@ -397,6 +417,7 @@ impl Future for Serving {
             Told::Nothing => {}
             Told::Close => return Poll::Ready(Ok(())),
             Told::Park => {
+                cold_path();
                 this.requests = None;
                 this.connection.before.take();
             }

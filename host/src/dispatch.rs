@@ -113,10 +113,12 @@ fn handle_as(
     let (mount_id, url) = below(target, path, asked.noted.may_hold_token);
     let registry = worker.host.registry.load();
     let Some(mount) = registry.find(mount_id) else {
+        cold_path();
         drop(registry);
         return serve_own(worker, request, who);
     };
     if !matches!(mount.require, Require::Nothing) && !is_let_in(&mount.require, who.as_deref()) {
+        cold_path();
         return State::own(refuse(&Refusal::Forbidden));
     }
     let (route, values) = match mount
@@ -130,6 +132,7 @@ fn handle_as(
     let extension = &mount.extension;
     let declared = asked.noted.content_length;
     if declared.is_some_and(|length| length > extension.body_bytes_max) {
+        cold_path();
         return State::own(refuse(&Refusal::ContentTooLarge));
     }
     let flight = match extension.context.enter(extension.concurrency_max) {
@@ -392,7 +395,7 @@ enum State {
 }
 
 impl State {
-    #[inline(never)]
+    #[cold]
     fn own(response: Response<Body>) -> Self {
         Self::Own(Some(response))
     }
