@@ -282,6 +282,28 @@ fn an_answer_without_a_length_ends_with_its_connection() {
 }
 
 #[test]
+fn an_answer_in_a_coding_that_is_not_known_is_refused_and_none_is_one() {
+    let in_coding = |coding: &'static str| {
+        let upstream = Upstream::start(move |_, line| {
+            line.send(format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n"
+            ));
+            line.send("all of it");
+            Then::Close
+        });
+        let answer = host(&upstream).get("/probe/fetch");
+        assert!(answer.is_whole);
+        answer.text().to_owned()
+    };
+    let refused = in_coding("unheard-of");
+    assert!(
+        refused.starts_with("fetch -8: the answer is not HTTP"),
+        "EXT_BROKEN: {refused}"
+    );
+    assert_eq!(in_coding("identity"), "all of it");
+}
+
+#[test]
 fn an_answer_that_is_longer_than_it_says_spoils_no_other() {
     let upstream = Upstream::answering(
         "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsomeHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong",
@@ -735,6 +757,49 @@ fn connections_to_an_upstream_are_used_again() {
         assert_eq!(host.get("/probe/fetch").text(), "again");
     }
     assert_eq!((upstream.calls().len(), upstream.connections()), (10, 1));
+}
+
+#[test]
+fn calls_over_the_limit_wait_for_their_turn_and_those_that_leave_take_none() {
+    let (answer, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::start(move |_, line| {
+        let _ = wait.lock().expect("no panic").recv_timeout(DEADLINE);
+        line.send(ok("in turn"));
+        Then::Keep
+    });
+    let host = plan(&upstream)
+        .config("[fetch]\nconnections_max = 1")
+        .option("--workers=1")
+        .start();
+    let ask = |target: &str| {
+        let mut client = host.connect();
+        client.send(request(
+            &format!("GET /probe/fetch\nX-Target: {target}"),
+            b"",
+        ));
+        client
+    };
+    let mut first = ask("/first");
+    upstream.wait_for_calls(1);
+    let (leaves, mut last) = (ask("/leaves"), ask("/last"));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(upstream.calls().len(), 1);
+    drop(leaves);
+    std::thread::sleep(Duration::from_millis(100));
+    for client in [&mut first, &mut last] {
+        answer.send(()).expect("the upstream waits");
+        assert_eq!(client.answer().text(), "in turn");
+    }
+    answer.send(()).expect("the upstream waits");
+    assert_eq!(ask("/one-more").answer().text(), "in turn");
+    let targets: Vec<_> = upstream
+        .calls()
+        .into_iter()
+        .map(|call| call.target)
+        .collect();
+    assert_eq!(targets, ["/first", "/last", "/one-more"]);
+    assert_eq!(upstream.connections(), 1);
 }
 
 #[test]

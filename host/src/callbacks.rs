@@ -11,6 +11,7 @@
 pub mod completion;
 pub mod lend;
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::hint::cold_path;
 use std::rc::Rc;
@@ -844,6 +845,7 @@ unsafe extern "C" fn fetch(
         Err(status) => return status,
     };
     let (upload, parts) = if streams {
+        cold_path();
         let (upload, parts) = tokio::sync::mpsc::unbounded_channel();
         (Some(upload), Some(parts))
     } else {
@@ -890,6 +892,7 @@ fn prepare(
     request: Option<request::Handle>,
 ) -> Result<Call, ext_status> {
     let misuse = |rule: &str| {
+        cold_path();
         ctx.log_misuse("fetch", rule);
         EXT_INVALID
     };
@@ -899,14 +902,16 @@ fn prepare(
     let target = text(&fetch.target).ok_or_else(|| misuse("the target is not UTF-8"))?;
     let takes_headers = fetch.flags & EXT_FETCH_TAKE_HEADERS != 0;
     let taken = request.filter(|_| takes_headers);
+    let named;
     let method = match (bytes(&fetch.method), taken) {
-        (b"", Some(request)) => request.shared().method().clone(),
-        (b"", None) => Method::GET,
+        (b"", Some(request)) => request.shared().method(),
+        (b"", None) => &Method::GET,
         (method, _) => {
-            Method::from_bytes(method).map_err(|_| misuse("the method is not a token"))?
+            named = Method::from_bytes(method).map_err(|_| misuse("the method is not a token"))?;
+            &named
         }
     };
-    let mut call = Call::new(base, &method, target)
+    let mut call = Call::new(base, method, target)
         .ok_or_else(|| misuse("the target must be a path or a query, and stay below the base"))?
         .limit(Limits {
             connect: duration(fetch.connect_ms),
@@ -914,7 +919,8 @@ fn prepare(
             total: duration(fetch.total_ms),
         });
     if fetch.flags & EXT_FETCH_FOLLOW_REDIRECTS != 0 {
-        call = call.follow(method, target, Box::new(|base| ctx.allows(base)));
+        cold_path();
+        call = call.follow(method.clone(), target, Box::new(|base| ctx.allows(base)));
     }
     let decompress = fetch.flags & EXT_FETCH_DECOMPRESS != 0;
     let set = set_by(slice_of(fetch.headers, fetch.header_count)).map_err(misuse)?;
@@ -1148,15 +1154,13 @@ fn hand_over(all: &[ext_field], fields: *mut *const ext_field, count: *mut usize
 fn worker_for(
     ctx: &Context,
     request: ext_request,
-) -> Result<(Remote, Option<request::Handle>), ()> {
+) -> Result<(Cow<'static, Remote>, Option<request::Handle>), ()> {
     if request.slot != 0 {
         let request = of_request(request).ok_or(())?;
-        return Ok((request.worker().clone(), Some(request)));
+        return Ok((Cow::Borrowed(request.worker()), Some(request)));
     }
-    with_current(|worker| worker.remote.clone())
-        .or_else(|| ctx.any_worker())
-        .map(|remote| (remote, None))
-        .ok_or(())
+    let remote = with_current(|worker| worker.remote.clone()).or_else(|| ctx.any_worker());
+    Ok((Cow::Owned(remote.ok_or(())?), None))
 }
 
 /// Registers a completion on a worker. Where that is another thread's, a failure comes through the completion.
@@ -1172,16 +1176,26 @@ fn on_worker(
         return EXT_INVALID;
     }
     let completion = Completion::new(completion);
-    if remote.is_current() {
-        return match with_current(|worker| act(worker, completion)) {
-            Some(Ok(())) => EXT_OK,
-            Some(Err((completion, status))) => {
-                completion.forget();
-                refused(status)
-            }
-            None => EXT_GONE,
-        };
+    if !remote.is_current() {
+        return on_worker_elsewhere(remote, completion, act);
     }
+    match with_current(|worker| act(worker, completion)) {
+        Some(Ok(())) => EXT_OK,
+        Some(Err((completion, status))) => {
+            cold_path();
+            completion.forget();
+            refused(status)
+        }
+        None => EXT_GONE,
+    }
+}
+
+#[inline(never)]
+fn on_worker_elsewhere(
+    remote: &Remote,
+    completion: Completion,
+    act: impl FnOnce(&Rc<Worker>, Completion) -> Result<(), (Completion, ext_status)> + Send + 'static,
+) -> ext_status {
     remote.run(move |worker| {
         if let Err((completion, status)) = act(worker, completion) {
             worker.complete(completion, Outcome::failed(refused(status)));

@@ -127,7 +127,12 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn length(value: &HeaderValue) -> Option<u64> {
-    value.to_str().ok()?.trim().parse().ok()
+    let digits = value.as_bytes();
+    // "+5" is a number for `parse`, and no length.
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

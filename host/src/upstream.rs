@@ -8,6 +8,7 @@ pub mod headers;
 mod pool;
 
 use std::future::Future;
+use std::hint::cold_path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,7 +31,6 @@ use self::exchange::Exchange;
 use self::head::Head;
 use self::pool::Pool;
 use crate::config;
-use crate::noted::content_length;
 use crate::operation::UploadPart;
 use crate::request::Incoming;
 
@@ -148,6 +148,7 @@ impl Call {
     pub fn add(&mut self, name: &HeaderName, value: &[u8]) {
         self.head.add(name, value);
         if let Some(follow) = &mut self.follow {
+            cold_path();
             let value = Bytes::copy_from_slice(value);
             follow.headers.push((name.clone(), value));
         }
@@ -415,10 +416,9 @@ impl AnswerBody {
         stall: Option<Duration>,
         total: Option<Pin<Box<Sleep>>>,
     ) -> Self {
-        let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
         let is_decoded = decompress && headers.contains_key(header::CONTENT_ENCODING);
         Self {
-            declared: content_length(headers).filter(|_| !is_chunked && !is_decoded),
+            declared: exchange.declared().filter(|_| !is_decoded),
             source: if is_decoded {
                 Source::Decoded(Decoder::from_headers(exchange, headers))
             } else {

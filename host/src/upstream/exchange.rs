@@ -38,6 +38,8 @@ pub struct Exchange {
     read_bytes: usize,
     is_head: bool,
     framing: Framing,
+    /// The length that the answer declares for its body.
+    declared: Option<u64>,
     /// The other end keeps the connection.
     keeps: bool,
 }
@@ -65,8 +67,14 @@ impl Exchange {
             buffer,
             read_bytes: BUFFER_BYTES,
             framing: Framing::Over,
+            declared: None,
             keeps: false,
         }
+    }
+
+    /// The length that the answer's head declares for its body, whether or not that is sent.
+    pub fn declared(&self) -> Option<u64> {
+        self.declared
     }
 
     /// The head of the answer, once it is there.
@@ -127,6 +135,7 @@ impl Exchange {
         let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
         // The decoder has refused several lengths, and such as are none.
         let length = content_length(&head.headers).filter(|_| !is_chunked);
+        self.declared = length;
         self.keeps = head.connection_type() == ConnectionType::KeepAlive;
         self.framing = match (codec.message_type(), length) {
             _ if has_none => Framing::Over,

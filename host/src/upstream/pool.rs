@@ -286,3 +286,32 @@ impl Connection {
         polled.is_pending()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_call_goes_to_any_more_is_forgotten() {
+        let limits = config::Fetch {
+            idle_ms: 80,
+            ..config::Fetch::default()
+        };
+        actix_rt::System::new().block_on(async {
+            let pool = Rc::new(Pool::new(&limits));
+            let base = Base::parse("http://127.0.0.1:1").expect("a base");
+            let held = pool.destination(&base);
+            actix_rt::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(pool.destinations.borrow().len(), 1);
+            drop(held);
+            let forgotten = async {
+                while !pool.destinations.borrow().is_empty() {
+                    actix_rt::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let patience = Duration::from_secs(20);
+            let waited = actix_rt::time::timeout(patience, forgotten).await;
+            waited.expect("nothing is kept");
+        });
+    }
+}
