@@ -13,6 +13,7 @@ pub(crate) mod thread;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::hint::cold_path;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -167,6 +168,7 @@ pub(crate) fn with_fields<'a, R>(
         if count < FEW {
             few[count] = field;
         } else {
+            cold_path();
             if many.is_empty() {
                 many.extend_from_slice(&few);
             }
@@ -191,6 +193,7 @@ pub(crate) fn guarded<R>(call: impl FnOnce() -> R) -> Result<R, Panic> {
     result.map_err(|payload| Panic(panic_text(payload)))
 }
 
+#[cold]
 fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let message = match (
         payload.downcast_ref::<&str>(),

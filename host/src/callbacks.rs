@@ -149,6 +149,7 @@ fn staged(call: &str, status: ext_status) -> ext_status {
 /// Notes a struct that is shorter than the first version of the header has it.
 fn sized<T>(call: &str, struct_size: u32) {
     if (struct_size as usize) < size_of::<T>() {
+        cold_path();
         breach::note(Rule::StructSize, || {
             format!("`{call}` was given a struct_size of {struct_size}")
         });
@@ -285,6 +286,7 @@ unsafe extern "C" fn respond(request: ext_request, response: *const ext_response
     let body = unsafe { completion::take(response.body) };
     sized::<ext_response>("respond", response.struct_size);
     let Some(request) = of_request(request) else {
+        cold_path();
         return stale("respond");
     };
     answer_with(request, response, body)
@@ -333,6 +335,7 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
         Err(rule) => return reject(request, rule),
     };
     if !request.worker().is_current() {
+        cold_path();
         return answer_from_elsewhere(request, status, given, body);
     }
     if let Err(status) = request.claim(false) {
@@ -346,6 +349,7 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
         Ok(Named { has_id: true, .. }) => {}
         Ok(_) => headers.append(REQUEST_ID, request.shared().request_id().header_value()),
         Err(rule) => {
+            cold_path();
             response = reply::with_id(invalid(request, rule), request.shared().request_id())
         }
     }
@@ -488,7 +492,7 @@ fn value_of(field: &ext_field) -> Result<HeaderValue, &'static str> {
         // What nearly every answer has is neither parsed nor copied.
         b"application/json; charset=utf-8" => Ok(reply::JSON),
         b"text/plain; charset=utf-8" => Ok(reply::TEXT),
-        value => HeaderValue::from_bytes(value).map_err(|_| NOT_A_VALUE),
+        value => reply::value_of(value).ok_or(NOT_A_VALUE),
     }
 }
 

@@ -359,7 +359,7 @@ impl RequestId {
 
     /// The digits, for a header.
     pub fn header_value(&self) -> actix_http::header::HeaderValue {
-        actix_http::header::HeaderValue::from_bytes(&self.0).expect("digits may stand in a header")
+        reply::value_of(&self.0).expect("digits may stand in a header")
     }
 }
 

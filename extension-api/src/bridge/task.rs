@@ -14,6 +14,7 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::future::Future;
+use std::hint::cold_path;
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -21,11 +22,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::{ptr, thread as std_thread};
 
-use super::{ABSENT, Bytes, Host, Outlet, guarded, slice, struct_size, thread, with_fields};
+use super::{
+    ABSENT, Bytes, FetchedHandle, Host, Outlet, guarded, slice, struct_size, thread, with_fields,
+};
 use crate::abi::*;
 use crate::error::{Error, Result};
+use crate::headers::Fields;
 use crate::request::Request;
-use crate::response::{Body, Response};
+use crate::response::{Body, Producer, Response};
 
 /// Serves a request with the future that `make` returns.
 ///
@@ -360,15 +364,21 @@ impl TaskRef {
             // SAFETY: on the polling thread; RUNNING, or the loop of `serve_blocking`, keeps it from being entered twice.
             match guarded(|| unsafe { (self.header().functions.poll)(self.0, cx) }) {
                 Ok(Step::Pending) => return false,
-                Ok(Step::Answered(Ok(response))) if matches!(response.body, Body::Stream(_)) => {
-                    if !self.begin_stream(response) {
+                Ok(Step::Answered(Ok(response))) => match response.body {
+                    Body::Bytes(body) => {
+                        self.answer(response.status, &response.headers, body);
                         return true;
                     }
-                }
-                Ok(Step::Answered(Ok(response))) => {
-                    self.answer(response);
-                    return true;
-                }
+                    Body::Relay(fetched) => {
+                        self.relay(response.status, &response.headers, fetched);
+                        return true;
+                    }
+                    Body::Stream(producer) => {
+                        if !self.begin_stream(response.status, &response.headers, producer) {
+                            return true;
+                        }
+                    }
+                },
                 Ok(Step::Answered(Err(error))) => {
                     self.fail(&error);
                     return true;
@@ -411,6 +421,7 @@ impl TaskRef {
     }
 
     /// Drops the future, whatever it does about it.
+    #[cold]
     fn clear_stage(&self) {
         // SAFETY: on the polling thread; not within a poll: `cancel` looks at RUNNING, and a poll that panicked is over.
         if let Err(panic) = guarded(|| unsafe { (self.header().functions.clear)(self.0) }) {
@@ -424,36 +435,39 @@ impl TaskRef {
 
     // ---- The end of a request: the future is dropped ----
 
-    fn answer(&self, response: Response) {
-        if let Some(fault) = response.headers.fault() {
+    fn answer(&self, status: u16, headers: &Fields, body: Bytes) {
+        if let Some(fault) = headers.fault() {
             return self.fail(&Error::internal(fault));
         }
         self.finish(|task| {
-            with_fields(response.headers.iter(), |headers| {
-                let (body, relayed) = match response.body {
-                    Body::Bytes(body) => (body, None),
-                    Body::Relay(fetched) => (Bytes::new(), Some(fetched)),
-                    Body::Stream(_) => unreachable!("a stream is begun, not answered"),
-                };
-                let raw = raw_response(response.status, headers, body);
-                // SAFETY: both take every handle; headers are lent for the call, body and fetched are given.
-                unsafe {
-                    match relayed {
-                        None => (task.table().respond)(task.handle(), &raw),
-                        Some(fetched) => {
-                            let edits = if response.status == 0 && headers.is_empty() {
-                                ptr::null()
-                            } else {
-                                &raw const raw
-                            };
-                            (task.table().relay)(task.handle(), fetched.into_raw(), edits)
-                        }
-                    }
-                }
+            with_fields(headers.iter(), |headers| {
+                let raw = raw_response(status, headers, body);
+                // SAFETY: `respond` takes every handle; headers are lent for the call, the body is given.
+                unsafe { (task.table().respond)(task.handle(), &raw) }
             })
         });
     }
 
+    #[inline(never)]
+    fn relay(&self, status: u16, headers: &Fields, fetched: FetchedHandle) {
+        if let Some(fault) = headers.fault() {
+            return self.fail(&Error::internal(fault));
+        }
+        self.finish(|task| {
+            with_fields(headers.iter(), |headers| {
+                let raw = raw_response(status, headers, Bytes::new());
+                let edits = if status == 0 && headers.is_empty() {
+                    ptr::null()
+                } else {
+                    &raw const raw
+                };
+                // SAFETY: `relay` takes every handle; headers are lent for the call, the answer is given.
+                unsafe { (task.table().relay)(task.handle(), fetched.into_raw(), edits) }
+            })
+        });
+    }
+
+    #[inline(never)]
     fn fail(&self, error: &Error) {
         self.fail_with(
             error.status(),
@@ -465,6 +479,7 @@ impl TaskRef {
     }
 
     /// Ends the request for a panic, by an error or, where the answer's head is out, by breaking off.
+    #[cold]
     fn panicked(&self, text: String) {
         if self.header().state.load(Ordering::Acquire) & STREAMING != 0 {
             return self.break_off(text);
@@ -502,16 +517,15 @@ impl TaskRef {
     }
 
     /// Sends the head of a streamed answer. `false` where that finished the request.
-    fn begin_stream(&self, response: Response) -> bool {
-        if let Some(fault) = response.headers.fault() {
+    #[inline(never)]
+    fn begin_stream(&self, status: u16, headers: &Fields, producer: Producer<'static>) -> bool {
+        if let Some(fault) = headers.fault() {
             self.fail(&Error::internal(fault));
+            drop(guarded(|| drop(producer)));
             return false;
         }
-        let Body::Stream(producer) = response.body else {
-            unreachable!("only a stream is begun")
-        };
-        let status = with_fields(response.headers.iter(), |headers| {
-            let head = raw_response(response.status, headers, Bytes::new());
+        let status = with_fields(headers.iter(), |headers| {
+            let head = raw_response(status, headers, Bytes::new());
             // SAFETY: `stream` takes every handle; the headers are lent for the call.
             unsafe { (self.table().stream)(self.handle(), &head) }
         });
@@ -533,6 +547,7 @@ impl TaskRef {
         true
     }
 
+    #[inline(never)]
     fn end_stream(&self, result: Result<()>) {
         let status = match result {
             Ok(()) => EXT_OK,
@@ -555,15 +570,18 @@ impl TaskRef {
     /// Finishes the request by `call`, or leaves that to a `Hold` that the author has taken elsewhere.
     fn finish(&self, call: impl FnOnce(&Self) -> ext_status) {
         if self.set(OVER | FINISHED) & HELD != 0 {
+            cold_path();
             let message = "the answer was discarded: the Request outlives its handler";
             return self.header().host.log(EXT_LOG_ERROR, message, &[]);
         }
         if call(self) != EXT_OK {
+            cold_path();
             self.abandon();
         }
     }
 
     /// Gives the request up; of no effect where it is finished.
+    #[inline(never)]
     fn abandon(&self) -> ext_status {
         // SAFETY: both take every handle.
         unsafe {
