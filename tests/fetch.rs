@@ -769,7 +769,7 @@ fn calls_over_the_limit_wait_for_their_turn_and_those_that_leave_take_none() {
         Then::Keep
     });
     let host = plan(&upstream)
-        .config("[fetch]\nconnections_max = 1")
+        .config("[fetch]\nconnections_max = 1\n[log]\nlevel = \"debug\"")
         .option("--workers=1")
         .start();
     let ask = |target: &str| {
@@ -786,7 +786,7 @@ fn calls_over_the_limit_wait_for_their_turn_and_those_that_leave_take_none() {
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(upstream.calls().len(), 1);
     drop(leaves);
-    std::thread::sleep(Duration::from_millis(100));
+    host.said("the client left before the answer");
     for client in [&mut first, &mut last] {
         answer.send(()).expect("the upstream waits");
         assert_eq!(client.answer().text(), "in turn");

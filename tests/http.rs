@@ -1,7 +1,8 @@
 //! HTTP itself: methods, paths, framing, limits, and requests that are none.
 
 use crate::support::host::request;
-use crate::support::{ADMIN_TOKEN, Connection, Extension, Host};
+use crate::support::upstream::{Then, ok};
+use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, Upstream};
 
 fn host() -> Host {
     Host::with(&[&Extension::probe(), &Extension::good()])
@@ -202,6 +203,53 @@ fn every_answer_has_a_request_id_of_its_own_which_the_log_knows() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 7, "{ids:?}");
+}
+
+#[test]
+fn every_answer_names_its_request_once() {
+    let upstream = Upstream::start(|call, line| {
+        let named = b"HTTP/1.1 200 OK\r\nX-Request-Id: its own\r\nContent-Length: 0\r\n\r\n";
+        line.send(match &*call.target {
+            "/named" => named.to_vec(),
+            _ => ok("unnamed"),
+        });
+        Then::Keep
+    });
+    let probe =
+        Extension::probe().more_manifest("[limits]\ntimeout_ms = 1000\nbody_bytes_max = 10");
+    let host = Host::plan()
+        .extensions(&[&probe, &Extension::good()])
+        .dotenv("UPSTREAM", upstream.url())
+        .start();
+    for (head, status) in [
+        ("GET /probe/now", 200),
+        ("GET /probe/thread", 200),
+        ("GET /c-sample/blocking", 200),
+        ("GET /probe/fail", 500),
+        ("GET /probe/stream", 200),
+        ("GET /probe/stream-with-body", 500),
+        ("GET /probe/fetch", 200),
+        ("GET /probe/fetch\nX-Target: /named", 200),
+        ("GET /probe/header\nX-Value: a|b", 500),
+        ("GET /probe/never", 504),
+        ("POST /probe/whole", 413),
+        ("POST /probe/count", 413),
+        ("GET /probe/drop", 500),
+        ("HEAD /probe/now", 200),
+        ("GET /nowhere", 404),
+        ("GET /server/ping", 200),
+        ("GET /users/me\nAuthorization: Bearer wrong", 401),
+        ("POST /auth/login", 400),
+    ] {
+        let body = if head.starts_with("POST") {
+            "longer than ten"
+        } else {
+            ""
+        };
+        let answer = host.ask(head, body);
+        assert_eq!(answer.status, status, "{head}");
+        assert_eq!(answer.headers_named("x-request-id").count(), 1, "{head}");
+    }
 }
 
 #[test]

@@ -61,6 +61,11 @@ impl Endpoint for Kitchen {
         router.get("/inject", async |_: &Self, _| {
             Ok(Response::text("x").header("x-a", "1\r\nset-cookie: a=b"))
         });
+        router.get("/inject-stream", async |_: &Self, req: Request| {
+            let response =
+                Response::stream(async move |mut out| out.write(req.url().to_owned()).await);
+            Ok(response.header("x-a", "1\r\nset-cookie: a=b"))
+        });
         router.get("/fail", async |_: &Self, _| {
             Err("x".parse::<u8>().unwrap_err().into())
         });
@@ -447,9 +452,14 @@ fn an_error_is_a_500_that_only_administrators_read() {
 
 #[test]
 fn a_header_cannot_begin_another_line() {
-    let answer = app().request("GET", "/inject").send();
-    assert_eq!(answer.status, 500);
-    assert_eq!(answer.header("set-cookie"), None);
+    for path in ["/inject", "/inject-stream"] {
+        let app = app();
+        let answer = app.request("GET", path).send();
+        assert_eq!(answer.status, 500, "{path}");
+        assert_eq!(answer.header("set-cookie"), None, "{path}");
+        let log = app.log().join("\n");
+        assert!(log.contains("x-a"), "{path}: {log}");
+    }
 }
 
 // ---- Panics ----

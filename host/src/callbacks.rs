@@ -29,7 +29,7 @@ use crate::log::{self, Level};
 use crate::reply::{self, Body, Failure, REQUEST_ID, Refusal};
 use crate::upstream::{Call, Limits, Outgoing, headers};
 use crate::worker::{Remote, Worker, with_current};
-use crate::{fetched, operation, request};
+use crate::{fetched, noted, operation, request};
 
 /// The table that `create` is given.
 pub static CALLBACKS: ext_callbacks = ext_callbacks {
@@ -158,8 +158,10 @@ fn sized<T>(call: &str, struct_size: u32) {
 
 /// A request, for a report.
 fn named(request: request::Handle) -> String {
-    let head = request.shared().head();
-    format!("{} {}", lossy(&head.method), lossy(&head.path))
+    match request.head() {
+        Some(head) => format!("{} {}", lossy(&head.method), lossy(&head.path)),
+        None => "a finished request".to_owned(),
+    }
 }
 
 unsafe extern "C" fn log_enabled(_ctx: *mut ext_context, level: u32) -> u32 {
@@ -241,7 +243,7 @@ unsafe extern "C" fn base(
 
 unsafe extern "C" fn head(request: ext_request) -> *const ext_request_head {
     of_request(request).map_or(std::ptr::null(), |request| {
-        std::ptr::from_ref(request.shared().head())
+        request.head().map_or(std::ptr::null(), std::ptr::from_ref)
     })
 }
 
@@ -309,7 +311,7 @@ unsafe extern "C" fn stream(request: ext_request, head: *const ext_response) -> 
     let mut headers = HeaderMap::new();
     let made = status_of(response.status)
         .and_then(|status| Ok((status, set_headers(&mut headers, response)?)));
-    let (status, named) = match made {
+    let (status, says) = match made {
         Ok(made) => made,
         Err(rule) => return reject(request, rule),
     };
@@ -317,7 +319,7 @@ unsafe extern "C" fn stream(request: ext_request, head: *const ext_response) -> 
         return late(request, status);
     }
     request.worker().run(move |_| {
-        request.answer(with_headers(status, headers, Body::Declared(named.length)));
+        request.answer(with_headers(status, headers, Body::Declared(says.length)));
     });
     EXT_OK
 }
@@ -346,7 +348,7 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
     let headers = response.headers_mut();
     let made = set_headers(headers, given);
     match made {
-        Ok(Named { has_id: true, .. }) => {}
+        Ok(Says { has_id: true, .. }) => {}
         Ok(_) => headers.append(REQUEST_ID, request.shared().request_id().header_value()),
         Err(rule) => {
             cold_path();
@@ -451,7 +453,7 @@ fn stale(call: &str) -> ext_status {
 
 /// What an answer's headers say that the host heeds.
 #[derive(Clone, Copy, Default)]
-struct Named {
+struct Says {
     /// The length that `Content-Length` declares.
     length: Option<u64>,
     /// They name the request themselves.
@@ -459,8 +461,8 @@ struct Named {
 }
 
 /// Sets an answer's headers; the error is the rule that they break.
-fn set_headers(headers: &mut HeaderMap, response: &ext_response) -> Result<Named, &'static str> {
-    let mut named = Named::default();
+fn set_headers(headers: &mut HeaderMap, response: &ext_response) -> Result<Says, &'static str> {
+    let mut says = Says::default();
     for field in slice_of(response.headers, response.header_count) {
         if bytes(&field.name) == CONTENT_TYPE {
             headers.append(header::CONTENT_TYPE, value_of(field)?);
@@ -470,16 +472,16 @@ fn set_headers(headers: &mut HeaderMap, response: &ext_response) -> Result<Named
         match name {
             header::CONTENT_LENGTH => {
                 cold_path();
-                named.length = value.to_str().ok().and_then(|length| length.parse().ok());
+                says.length = noted::length(&value);
             }
             name if headers::is_hop_by_hop(&name) => {}
             name => {
-                named.has_id |= name == REQUEST_ID;
+                says.has_id |= name == REQUEST_ID;
                 headers.append(name, value);
             }
         }
     }
-    Ok(named)
+    Ok(says)
 }
 
 fn header_of(field: &ext_field) -> Result<(HeaderName, HeaderValue), &'static str> {
@@ -906,13 +908,13 @@ fn prepare(
     let target = text(&fetch.target).ok_or_else(|| misuse("the target is not UTF-8"))?;
     let takes_headers = fetch.flags & EXT_FETCH_TAKE_HEADERS != 0;
     let taken = request.filter(|_| takes_headers);
-    let named;
+    let parsed;
     let method = match (bytes(&fetch.method), taken) {
         (b"", Some(request)) => request.shared().method(),
         (b"", None) => &Method::GET,
         (method, _) => {
-            named = Method::from_bytes(method).map_err(|_| misuse("the method is not a token"))?;
-            &named
+            parsed = Method::from_bytes(method).map_err(|_| misuse("the method is not a token"))?;
+            &parsed
         }
     };
     let mut call = Call::new(base, method, target)

@@ -411,16 +411,16 @@ impl Future for Answer {
             this.state = std::task::ready!(next.as_mut().poll(cx));
         }
         let mut response = match &mut this.state {
-            State::Ready(Some(_)) => match std::mem::replace(&mut this.state, State::Ready(None)) {
-                State::Ready(Some(response)) => response,
-                _ => return Poll::Pending,
+            State::Ready(response) => match response.take() {
+                Some(response) => response,
+                None => return Poll::Pending,
             },
             State::Waiting(client) => std::task::ready!(ClientSide::poll(client, cx)),
             State::Own(response) => match response.take() {
                 Some(response) => reply::with_id(response, this.id),
                 None => return Poll::Pending,
             },
-            State::Ready(None) | State::Later(_) => return Poll::Pending,
+            State::Later(_) => return Poll::Pending,
         };
         // An answer is moved only where it has to be: it is large.
         if this.is_head || reply::has_none(response.status()) {

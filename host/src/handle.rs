@@ -23,8 +23,8 @@ pub struct Entry<S: 'static, L: 'static> {
     local: RefCell<L>,
 }
 
-// SAFETY: `shared` is written only while no handle is out (`Free::parts` before `hand_out`, `Pool::close` after the owner gave
-// the handle up) and read otherwise; `local` is reached only through `Held::local`, which checks the thread. S is Sync.
+// SAFETY: `shared` is borrowed mutably only while no handle is out (`Free::parts` before `hand_out`, `Pool::close` after the
+// owner gave the handle up) and shared otherwise; `local` is reached only through `Held::local`, which checks the thread. S is Sync.
 unsafe impl<S: Send + Sync, L> Sync for Entry<S, L> {}
 
 /// An entry in use, as a handle names it.

@@ -126,7 +126,8 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     length(headers.get(header::CONTENT_LENGTH)?)
 }
 
-fn length(value: &HeaderValue) -> Option<u64> {
+/// The length that a value of `Content-Length` declares.
+pub fn length(value: &HeaderValue) -> Option<u64> {
     let digits = value.as_bytes();
     // "+5" is a number for `parse`, and no length.
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {

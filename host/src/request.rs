@@ -70,13 +70,17 @@ struct Sources {
 struct Kept<T>(*const T);
 
 impl<T> Kept<T> {
+    const NOTHING: Self = Self(std::ptr::null());
+
     #[expect(
         unsafe_code,
         reason = "any thread may read what only the worker may drop"
     )]
     fn get(&self) -> &T {
-        // SAFETY: set in `open` to a part of `Local`, which lives, unchanged, until the entry is closed; and an entry is closed
-        // only when the extension, the only caller, has finished the request.
+        debug_assert!(!self.0.is_null(), "the entry is open");
+        // SAFETY: set in `open` to a part of `Local`, which lives, unchanged, until the entry is closed: when the extension has
+        // finished the request. Who calls this has looked, on the worker, whether the entry is open; or it is the extension,
+        // which must not call with a request that it finishes meanwhile (header).
         unsafe { &*self.0 }
     }
 }
@@ -97,12 +101,18 @@ const STREAMING: u8 = 2;
 const OVER: u8 = 3;
 
 // SAFETY: the raw pointers point at memory that this entry owns (`Local`, and its own strings), and that nobody changes while a
-// handle is out; what they point at is Send and Sync itself.
+// handle is out; what they point at is Send and Sync itself, see below.
 #[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 #[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
 unsafe impl Sync for Shared {}
+
+/// What any thread may read must be made for that.
+const fn is_sync<T: Sync>() {}
+const _: () = is_sync::<RequestHead>();
+const _: () = is_sync::<Peer>();
+const _: () = is_sync::<Said>();
 
 /// What only the request's worker touches.
 #[derive(Default)]
@@ -291,7 +301,6 @@ pub struct Opening {
 }
 
 /// What is known of a request before anything is done about it.
-#[derive(Clone)]
 pub struct Asked {
     /// Its id.
     pub id: RequestId,
@@ -451,6 +460,12 @@ pub fn open(mut place: Place, opening: Opening) -> ClientSide {
         shared.body_length = length;
     }
     *shared.decision.get_mut() = UNDECIDED;
+    // `close` has emptied them. A thread that asked while the request before was being finished may have filled them since.
+    if shared.head.get_mut().is_some() || shared.fields.get_mut().is_some() {
+        cold_path();
+        shared.head = OnceLock::new();
+        shared.fields = OnceLock::new();
+    }
     shared.id = asked.id;
     shared.url = url;
     shared.who = who;
@@ -493,9 +508,9 @@ impl Shared {
             head: OnceLock::new(),
             fields: OnceLock::new(),
             sources: Sources {
-                request: Kept(std::ptr::null()),
-                peer: Kept(std::ptr::null()),
-                said: Kept(std::ptr::null()),
+                request: Kept::NOTHING,
+                peer: Kept::NOTHING,
+                said: Kept::NOTHING,
             },
             decision: AtomicU8::new(UNDECIDED),
             who: None,
@@ -525,11 +540,6 @@ impl Shared {
             .map(|_| ())
     }
 
-    /// What the extension sees.
-    pub fn head(&self) -> &abi::ext_request_head {
-        &self.head.get_or_init(|| self.make_head()).raw
-    }
-
     #[inline(never)]
     fn make_head(&self) -> Head {
         let request = self.request();
@@ -555,10 +565,13 @@ impl Shared {
             id: lend::text(self.id()),
             deadline_ms: self.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             body_length: self.body_length.map_or(-1, |length| length as i64),
-            body: abi::ext_buffer {
-                ptr: self.body.as_ptr(),
-                len: self.body.len(),
-                ..lend::EMPTY_BUFFER
+            body: match &*self.body {
+                [] => lend::EMPTY_BUFFER,
+                body => abi::ext_buffer {
+                    ptr: body.as_ptr(),
+                    len: body.len(),
+                    ..lend::EMPTY_BUFFER
+                },
             },
             accountability: abi::ext_accountability {
                 user: lend::option(who.user.as_deref()),
@@ -851,6 +864,24 @@ impl Handle {
         abi::ext_request { slot, generation }
     }
 
+    /// What the extension sees; `None`: it has finished the request.
+    pub fn head(&self) -> Option<&'static abi::ext_request_head> {
+        let shared = self.shared();
+        if shared.head.get().is_none() {
+            if !self.is_open() {
+                return None;
+            }
+            let made = shared.make_head();
+            // Of one that was finished meanwhile nothing must be left for the next.
+            if !self.is_open() {
+                return None;
+            }
+            // Another thread that was first has made the same.
+            let _ = shared.head.set(made);
+        }
+        shared.head.get().map(|head| &head.raw)
+    }
+
     /// Decides that the extension answers: at once whole, or as a stream. The error is a status of the ABI.
     pub fn claim(&self, streaming: bool) -> Result<(), i32> {
         let decision = if streaming { STREAMING } else { ANSWERED };
@@ -971,7 +1002,7 @@ impl Handle {
                 && local.flight.is_none()
                 && local.watch.is_none()
                 && matches!(local.client, Client::Writing);
-            // Then nothing else is left, either.
+            // Then nothing else is left, either: `finish` and `conclude` leave nothing, and nothing begins without a flight.
             if is_done {
                 local.client = Client::Ended;
                 drop(local);
@@ -1031,6 +1062,10 @@ impl Handle {
     fn close(&self, worker: &Rc<Worker>) {
         // What is left in the place is used again, or says that it has ended.
         let rest = worker.requests.pool.close(*self, |shared, local| {
+            shared.sources.request = Kept::NOTHING;
+            shared.sources.peer = Kept::NOTHING;
+            shared.sources.said = Kept::NOTHING;
+            shared.url.whole = None;
             shared.params.clear();
             if shared.head.get().is_some() {
                 shared.head.take();

@@ -520,8 +520,9 @@ impl TaskRef {
     #[inline(never)]
     fn begin_stream(&self, status: u16, headers: &Fields, producer: Producer<'static>) -> bool {
         if let Some(fault) = headers.fault() {
-            self.fail(&Error::internal(fault));
+            // Before: it may own the request.
             drop(guarded(|| drop(producer)));
+            self.fail(&Error::internal(fault));
             return false;
         }
         let status = with_fields(headers.iter(), |headers| {
