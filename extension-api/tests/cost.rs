@@ -1,6 +1,5 @@
 //! What a request costs on the extension's side: allocations, counted behind callbacks that allocate nothing.
-//!
-//! `cargo test --release -p extension-api --test cost -- --nocapture --ignored` prints nanoseconds, too.
+//! What that takes in time, `cargo bench -p extension-host --bench request` tells.
 #![expect(
     unsafe_code,
     reason = "an allocator that counts, and the least host that there can be"
@@ -11,7 +10,6 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::mem::transmute;
 use std::ptr;
-use std::time::Instant;
 
 use extension_api::abi::*;
 use extension_api::export;
@@ -346,22 +344,4 @@ fn a_request_costs_few_allocations() {
     assert!(allocations_of(&mounted, HEADER) <= 3);
     // The task, the call's headers, and the operation.
     assert_eq!(allocations_of(&mounted, PROXY), 3);
-}
-
-#[test]
-#[ignore = "prints nanoseconds; nothing to fail"]
-fn nanoseconds() {
-    let mounted = mounted();
-    for (name, route) in [("hello", HELLO), ("header", HEADER), ("proxy", PROXY)] {
-        const COUNT: u32 = 1_000_000;
-        let begin = Instant::now();
-        for _ in 0..COUNT {
-            mounted.serve(route);
-        }
-        println!(
-            "{name}: {:?} a request, {} allocations",
-            begin.elapsed() / COUNT,
-            allocations_of(&mounted, route)
-        );
-    }
 }
