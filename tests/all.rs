@@ -8,6 +8,7 @@ mod support;
 mod authoring;
 mod conformance;
 mod connections;
+mod copies;
 mod faults;
 mod fetch;
 mod http;

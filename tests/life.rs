@@ -113,22 +113,6 @@ fn a_request_that_does_not_end_is_cancelled_at_the_deadline() {
 }
 
 #[test]
-fn the_private_copies_of_libraries_are_removed_at_the_end() {
-    let host = host();
-    let copies = |host: &Host| {
-        let entries = fs::read_dir(host.folder().join("tmp")).expect("a folder");
-        entries.count()
-    };
-    assert_eq!(copies(&host), 1);
-    let tmp = host.folder().join("tmp");
-    host.signal("TERM");
-    eventually("the copies are removed", || {
-        fs::read_dir(&tmp).is_ok_and(|entries| entries.count() == 0)
-    });
-    assert_eq!(host.ended().code, Some(0));
-}
-
-#[test]
 fn a_library_may_be_overwritten_while_it_is_served() {
     let host = host();
     let dist = host

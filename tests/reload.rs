@@ -16,11 +16,11 @@ const FOLDER: &str = "directus-extension-generation";
 const MANIFEST: &str = "[env]\noptional = [\"NEEDED\"]";
 
 /// The library of `generation.c` that tells this number.
-fn numbered(number: u32) -> Vec<u8> {
+pub fn numbered(number: u32) -> Vec<u8> {
     numbered_with(number, &[])
 }
 
-fn numbered_with(number: u32, defines: &[&str]) -> Vec<u8> {
+pub fn numbered_with(number: u32, defines: &[&str]) -> Vec<u8> {
     let mut library = fs::read(built::c_library("generation.c", defines)).expect("a library");
     let mark = b"MARK:000000";
     let at = library
@@ -73,7 +73,7 @@ impl Host {
     }
 }
 
-fn number_of(body: &str) -> u32 {
+pub fn number_of(body: &str) -> u32 {
     body.split(' ')
         .next()
         .and_then(|number| number.parse().ok())

@@ -15,6 +15,7 @@ use std::{env, fs, thread};
 use extension_host::accountability::Authority;
 use extension_host::config::Config;
 use extension_host::env::Env;
+use extension_host::extension::copies::Copies;
 use extension_host::log::{self, Level, Style};
 use extension_host::server::{self, Host};
 use extension_host::watcher;
@@ -130,7 +131,7 @@ fn serve(extensions_path: PathBuf) -> Result<SocketAddr, Failed> {
     };
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, Env::default(), authority)?;
+    let host = Host::new(config, Env::default(), authority, Copies::passing)?;
     host.load_extensions()?;
     let (listening, listens) = mpsc::channel();
     thread::spawn(move || {

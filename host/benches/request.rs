@@ -22,6 +22,7 @@ use extension_host::callbacks::lend;
 use extension_host::config::Config;
 use extension_host::dispatch;
 use extension_host::env::Env;
+use extension_host::extension::copies::Copies;
 use extension_host::server::Host;
 use extension_host::worker::Worker;
 
@@ -173,7 +174,13 @@ fn host(folder: &Path, library: &str, manifest: &str, env: &[(&str, &str)]) -> A
         ..Config::default()
     };
     let authority = Authority::without_store(&config.auth).expect("an authority");
-    let host = Host::new(config, Env::from_pairs(env.iter().copied()), authority).expect("a host");
+    let host = Host::new(
+        config,
+        Env::from_pairs(env.iter().copied()),
+        authority,
+        Copies::passing,
+    )
+    .expect("a host");
     host.load_extensions().expect("extensions");
     host
 }

@@ -268,12 +268,8 @@ fn make(folder: &Path) -> Result<PathBuf, BuildError> {
     {
         return Err(BuildError::Failed(folder.to_owned()));
     }
-    let found =
-        crate::extension::discovery::examine(folder.display().to_string(), folder.to_owned());
-    found
-        .outcome
-        .map(|discovered| discovered.library)
-        .map_err(|error| BuildError::Gate(error.reason))
+    let found = crate::extension::discovery::examine(folder).map_err(BuildError::Gate)?;
+    Ok(found.library)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

@@ -21,6 +21,7 @@ use self::drive::Finding;
 use self::subject::Served;
 use crate::config::Config;
 use crate::env::Env;
+use crate::extension::Reason;
 use crate::extension::discovery::{self, Discovered};
 use crate::extension::gate;
 use crate::extension::manifest::{Allow, Manifest};
@@ -157,9 +158,8 @@ pub fn run(
 
 /// What is seen of an extension without loading it.
 fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
-    let found = discovery::examine(subject::name_of(folder), folder.to_owned());
     let mut report = Report {
-        folder: found.folder,
+        folder: subject::name_of(folder),
         name: String::new(),
         version: String::new(),
         library: None,
@@ -174,11 +174,15 @@ fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
         findings: Vec::new(),
         sound: false,
     };
-    let said = |error: &crate::extension::LoadError| json!({"code": error.code(), "message": whole(error)});
-    let Discovered { manifest, library } = match found.outcome {
+    let name = report.folder.clone();
+    let said = |reason: Reason| {
+        let error = reason.of(&name);
+        json!({"code": error.code(), "message": whole(&error)})
+    };
+    let Discovered { manifest, library } = match discovery::examine(folder) {
         Ok(discovered) => discovered,
-        Err(error) => {
-            report.error = Some(said(&error));
+        Err(reason) => {
+            report.error = Some(said(reason));
             return report;
         }
     };
@@ -200,7 +204,7 @@ fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
                 sdk: entry.sdk,
             })
         }
-        Err(reason) => report.error = Some(said(&reason.of(report.folder.clone()))),
+        Err(reason) => report.error = Some(said(reason)),
     }
     report.library = Some(library);
     let missing: Vec<&str> = report

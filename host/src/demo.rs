@@ -13,6 +13,7 @@ use crate::build;
 use crate::config::Config;
 use crate::config::values::Secret;
 use crate::env::Env;
+use crate::extension::copies::Copies;
 use crate::server::Host;
 
 /// The variables that the demo's extensions see; `${PORT}` is the host's.
@@ -90,7 +91,7 @@ impl Demo {
         let authority = Authority::without_store(&config.auth)?;
         let env = Env::of_file(Path::new(ENV), &[("PORT", &config.port.to_string())])?;
         Ok(Self {
-            host: Host::new(config, env, authority)?,
+            host: Host::new(config, env, authority, Copies::passing)?,
             text,
             token,
         })

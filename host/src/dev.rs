@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
-use std::{env, fmt, fs, io, process, thread};
+use std::{fmt, fs, io, thread};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
@@ -17,9 +17,11 @@ use crate::build;
 use crate::check::subject::name_of;
 use crate::config::Config;
 use crate::env::Env;
+use crate::extension::copies::Copies;
 use crate::extension::discovery::FOLDER_PREFIX;
 use crate::loading::{self, Scope};
 use crate::registry::{State, ids, whole};
+use crate::scratch::Scratch;
 use crate::server::Host;
 
 /// How long nothing may be saved before a build begins: editors write several files, and some of them twice.
@@ -118,7 +120,7 @@ impl Dev {
         }
         let authority = Authority::open(&config)?;
         let mut dev = Self {
-            host: Host::new(config, env, authority)?,
+            host: Host::new(config, env, authority, Copies::passing)?,
             sources: sources.into_iter().map(Source::of).collect(),
             _links: links,
         };
@@ -164,19 +166,20 @@ fn serve_only(named: &[PathBuf], config: &mut Config) -> Result<Option<Links>, D
         return Ok(None);
     }
     let links = Links::make(named)?;
-    config.extensions_path.clone_from(&links.0);
+    config.extensions_path = links.0.path().to_owned();
     Ok(Some(links))
 }
 
 /// A folder of links to extensions that lie elsewhere.
-struct Links(PathBuf);
+struct Links(Scratch);
 
 impl Links {
     fn make(folders: &[PathBuf]) -> Result<Self, DevError> {
-        let path = env::temp_dir().join(format!("extension-host-{}-dev", process::id()));
-        let failed = |cause| DevError::Links(path.clone(), cause);
-        fs::create_dir(&path).map_err(failed)?;
-        let links = Self(path.clone());
+        let scratch =
+            Scratch::create("dev").map_err(|(path, cause)| DevError::Links(path, cause))?;
+        let links = Self(scratch);
+        let path = links.0.path();
+        let failed = |cause| DevError::Links(path.to_owned(), cause);
         for folder in folders {
             let whole = folder.canonicalize().map_err(failed)?;
             std::os::unix::fs::symlink(&whole, path.join(name_of(folder))).map_err(failed)?;
@@ -188,7 +191,7 @@ impl Links {
 impl Drop for Links {
     fn drop(&mut self) {
         // Links alone; what they lead to stays.
-        let _ = fs::remove_dir_all(&self.0);
+        self.0.remove();
     }
 }
 

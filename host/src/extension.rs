@@ -2,6 +2,7 @@
 //! *generation*.
 
 pub mod context;
+pub mod copies;
 pub mod discovery;
 pub mod error;
 pub mod gate;
@@ -12,4 +13,4 @@ pub mod routes;
 
 pub use self::context::{Context, Flight};
 pub use self::error::{LoadError, Reason};
-pub use self::instance::{Extension, Making};
+pub use self::instance::Extension;

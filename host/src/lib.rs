@@ -32,6 +32,7 @@ pub mod own;
 pub mod registry;
 pub mod reply;
 pub mod request;
+pub mod scratch;
 pub mod server;
 pub mod store;
 pub mod upstream;

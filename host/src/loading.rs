@@ -11,9 +11,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::env::Env;
-use crate::extension::discovery::{self, Discovered, Discovery, Found};
+use crate::extension::discovery::{self, Discovered, Discovery, Folder};
+use crate::extension::instance::{Aside, Opened};
 use crate::extension::library::Checked;
-use crate::extension::{Extension, LoadError, Making, Reason, manifest};
+use crate::extension::{Extension, LoadError, Reason, manifest};
 use crate::log::{self, Level};
 use crate::registry::{Entry, Registry, State, ids, whole};
 use crate::server::Host;
@@ -120,7 +121,11 @@ pub enum What {
 pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
     let _one_at_a_time = host.updating.lock().unwrap_or_else(PoisonError::into_inner);
     let before = host.registry.load_full();
-    let Discovery { found, passed_over } = discovery::discover(&host.config.extensions_path)?;
+    let Discovery {
+        folders,
+        passed_over,
+    } = discovery::discover(&host.config.extensions_path)?;
+    let folders = Arc::new(folders);
     let mut next = Registry::clone(&before);
     next.entries.clear();
     next.passed_over = passed_over;
@@ -128,7 +133,7 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
     for gone in before
         .entries
         .iter()
-        .filter(|entry| !found.iter().any(|found| found.folder == entry.folder))
+        .filter(|entry| !folders.iter().any(|folder| folder.name == entry.folder))
     {
         next.unmount(&gone.folder);
         changes.push(Change {
@@ -137,29 +142,26 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
         });
     }
     let env = host.env.load_full();
-    let mut making = Making::new(&env, host);
     // Afterwards, when the host serves, what has changed is little, and the workers need the cores.
-    let mut ahead = before
-        .entries
-        .is_empty()
-        .then(|| Ahead::of(host, &env, &found));
-    for found in found {
-        let known = before.entry(&found.folder);
-        let prepared = ahead.as_mut().and_then(Ahead::next);
-        let (marks, checked) = prepared.unwrap_or_else(|| (Marks::of(&found.path), None));
-        match known {
-            Some(known) if !is_due(known, &marks, &env, scope, &next) => {
-                next.entries.push(known.clone())
-            }
-            _ => {
-                let (entry, what) = attempt(&mut making, known, found, (marks, checked), &mut next);
-                changes.push(Change {
-                    folder: entry.folder.clone(),
-                    what,
-                });
-                next.entries.push(entry);
-            }
+    let is_start = before.entries.is_empty();
+    let mut ahead = is_start.then(|| ahead(host, &env, &folders));
+    let mut aside = Aside::default();
+    for folder in folders.iter() {
+        let ready = ahead.as_mut().and_then(Iterator::next);
+        let known = before.entry(&folder.name);
+        if let Some(known) = known
+            && !is_due(known, &Marks::of(&folder.path), &env, scope, &next)
+        {
+            next.entries.push(known.clone());
+            continue;
         }
+        let ready = ready.unwrap_or_else(|| Seen::of(folder, &env, host).open(folder, &env, host));
+        let (entry, what) = attempt(host, &mut aside, known, folder, ready, &mut next);
+        changes.push(Change {
+            folder: entry.folder.clone(),
+            what,
+        });
+        next.entries.push(entry);
     }
     let next = Arc::new(next);
     host.registry.store(next.clone());
@@ -170,65 +172,110 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
     Ok(changes)
 }
 
-/// The files of an extension as they were before its library was copied, and the copy, if it has been taken.
-type Prepared = (Marks, Option<Result<Checked, Reason>>);
-
-/// Copies and checks libraries before their turn comes to be opened, on other threads: with many extensions, this is most of
-/// what a start takes, and opening them is one after the other in any case, for the system's loader has one lock.
-struct Ahead {
-    /// The first lane has the first library of each round, the second the second; there is one for each core.
-    lanes: Vec<Receiver<Prepared>>,
-    turn: usize,
+/// An extension whose files have been looked at, and whose library is copied and checked where it is to be loaded.
+struct Seen {
+    /// The files as they were before.
+    marks: Marks,
+    discovered: Result<Discovered, Reason>,
+    checked: Option<Result<Checked, Reason>>,
 }
 
-impl Ahead {
-    fn of(host: &Arc<Host>, env: &Env, found: &[Found]) -> Self {
-        /// More would only get into each other's way at the disk.
-        const LANES_MAX: usize = 8;
-        /// How many copies of a lane may wait.
-        const WAITING_MAX: usize = 32;
-        let to_prepare = |found: &Found| {
-            let discovered = found.outcome.as_ref().ok();
-            let loadable = discovered.filter(|discovered| discovered.manifest.is_enabled(env));
-            let library = loadable.map(|discovered| discovered.library.clone());
-            (found.path.clone(), library)
-        };
-        let all: Arc<[_]> = found.iter().map(to_prepare).collect();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let count = cores.min(LANES_MAX).min(all.len());
-        let lane = |number: usize| {
-            let (give, take) = sync_channel(WAITING_MAX);
-            let (host, all) = (host.clone(), all.clone());
-            let work = move || {
-                for (folder, library) in all.iter().skip(number).step_by(count) {
-                    let marks = Marks::of(folder);
-                    let check = |library: &PathBuf| {
-                        Checked::of(library, &host.copies, host.config.allow_panic_abort)
-                    };
-                    // An error says that nobody waits any more.
-                    if give.send((marks, library.as_ref().map(check))).is_err() {
-                        return;
-                    }
-                }
-            };
-            // Where there can be no thread, the lane is closed, and its libraries are copied when their turn comes.
-            let _ = std::thread::Builder::new()
-                .name("copy".to_owned())
-                .spawn(work);
-            take
-        };
+impl Seen {
+    fn of(folder: &Folder, env: &Env, host: &Host) -> Self {
+        let marks = Marks::of(&folder.path);
+        let discovered = discovery::examine(&folder.path);
+        let loadable = discovered.as_ref().ok();
+        let loadable = loadable.filter(|discovered| discovered.manifest.is_enabled(env));
+        let checked = loadable.map(|Discovered { library, .. }| {
+            Checked::of(library, &host.copies, host.config.allow_panic_abort)
+        });
         Self {
-            lanes: (0..count).map(lane).collect(),
-            turn: 0,
+            marks,
+            discovered,
+            checked,
         }
     }
 
-    /// What has been done for the next extension.
-    fn next(&mut self) -> Option<Prepared> {
-        let lane = self.lanes.get(self.turn % self.lanes.len().max(1))?;
-        self.turn += 1;
-        lane.recv().ok()
+    fn open(self, folder: &Folder, env: &Env, host: &Arc<Host>) -> Ready {
+        let opened = self.discovered.and_then(|discovered| {
+            let switch = discovered.manifest.enabled_by.clone();
+            if let Some(switch) = switch.filter(|_| !discovered.manifest.is_enabled(env)) {
+                return Ok(Turn::Off(switch));
+            }
+            let (name, path) = (&folder.name, &folder.path);
+            let opened = Opened::of(name, path, discovered, self.checked, env, host)?;
+            Ok(Turn::Create(Box::new(opened)))
+        });
+        Ready {
+            marks: self.marks,
+            opened,
+        }
     }
+}
+
+/// An extension of which all is done that needs no other's turn to be over.
+struct Ready {
+    marks: Marks,
+    opened: Result<Turn, Reason>,
+}
+
+/// What is to be done when an extension's turn comes.
+enum Turn {
+    /// Nothing: this variable does not switch it on.
+    Off(String),
+    /// To make the instance.
+    Create(Box<Opened>),
+}
+
+/// Has all that can be done before an extension's turn done by other threads: with many extensions, a start then takes what
+/// the busiest of them takes. One for each core looks and copies; another opens, one after the other, for the system's loader
+/// has one lock. What they leave undone, for there could be no thread, is done when the turn comes.
+fn ahead(
+    host: &Arc<Host>,
+    env: &Arc<Env>,
+    folders: &Arc<Vec<Folder>>,
+) -> impl Iterator<Item = Ready> + use<> {
+    /// More would only get into each other's way at the disk.
+    const LANES_MAX: usize = 8;
+    /// How many a thread may be ahead of the next.
+    const WAITING_MAX: usize = 32;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = cores.min(LANES_MAX).min(folders.len());
+    // The first lane has the first folder of each round, the second the second.
+    let lane = |number: usize| {
+        let (give, take) = sync_channel(WAITING_MAX);
+        let (host, env, folders) = (host.clone(), env.clone(), folders.clone());
+        spawn("copy", move || {
+            for folder in folders.iter().skip(number).step_by(count) {
+                // An error says that nobody waits any more.
+                if give.send(Seen::of(folder, &env, &host)).is_err() {
+                    return;
+                }
+            }
+        });
+        take
+    };
+    let lanes: Vec<Receiver<Seen>> = (0..count).map(lane).collect();
+    let (give, take) = sync_channel(WAITING_MAX);
+    let (host, env, folders) = (host.clone(), env.clone(), folders.clone());
+    spawn("open", move || {
+        for (folder, lane) in folders.iter().zip(lanes.iter().cycle()) {
+            let seen = lane.recv();
+            let seen = seen.unwrap_or_else(|_| Seen::of(folder, &env, &host));
+            // As above.
+            if give.send(seen.open(folder, &env, &host)).is_err() {
+                return;
+            }
+        }
+    });
+    take.into_iter()
+}
+
+/// Starts a thread, where there can be one: who waits for it finds its channel closed otherwise.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    let _ = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work);
 }
 
 /// Reads the environment anew, brings the snapshot in line, and writes what has changed.
@@ -286,45 +333,38 @@ fn is_due(known: &Entry, marks: &Marks, env: &Env, scope: &Scope<'_>, next: &Reg
     }
 }
 
-/// Loads what is in a folder now; where that fails, what was served before stays.
+/// Makes and mounts the extension of a folder; where that fails, what was served before stays.
 fn attempt(
-    making: &mut Making<'_>,
+    host: &Arc<Host>,
+    aside: &mut Aside,
     known: Option<&Entry>,
-    found: Found,
-    (marks, checked): Prepared,
+    folder: &Folder,
+    Ready { marks, opened }: Ready,
     next: &mut Registry,
 ) -> (Entry, What) {
-    let Found {
-        folder,
-        path,
-        outcome,
-    } = found;
     let before = known.and_then(Entry::extension);
-    let entry = |folder: String, state, rejected| Entry {
-        folder,
+    let entry = |state, rejected| Entry {
+        folder: folder.name.clone(),
         state,
         marks,
         rejected,
     };
-    if let Ok(Discovered { manifest, .. }) = &outcome
-        && let Some(switch) = manifest.enabled_by.clone()
-        && !manifest.is_enabled(making.env)
-    {
-        next.unmount(&folder);
-        return (entry(folder, State::Off(switch), None), What::Off);
-    }
     let generation = before.map_or(1, |before| before.generation + 1);
-    let loaded = outcome.and_then(|discovered| {
-        let made = Extension::create(&folder, &path, discovered, checked, generation, making);
-        let host = making.host;
-        let mounted = made.and_then(|extension| {
-            let state = next
-                .mount(&extension, &host.config)
-                .inspect_err(|_| host.retire(extension.clone()))?;
-            Ok((extension, state))
-        });
-        mounted.map_err(|reason| reason.of(&folder))
+    let created = match opened {
+        Ok(Turn::Off(switch)) => {
+            next.unmount(&folder.name);
+            return (entry(State::Off(switch), None), What::Off);
+        }
+        Ok(Turn::Create(opened)) => opened.create(generation, host, aside),
+        Err(reason) => Err(reason),
+    };
+    let mounted = created.and_then(|extension| {
+        let state = next
+            .mount(&extension, &host.config)
+            .inspect_err(|_| host.retire(extension.clone()))?;
+        Ok((extension, state))
     });
+    let loaded = mounted.map_err(|reason| Arc::new(reason.of(&folder.name)));
     match (loaded, known, before) {
         (Ok((extension, state)), _, before) => {
             let what = match (&state, before) {
@@ -332,22 +372,16 @@ fn attempt(
                 (_, Some(_)) => What::Reloaded(extension),
                 (_, None) => What::Mounted(extension),
             };
-            (entry(folder, state, None), what)
+            (entry(state, None), what)
         }
-        (Err(error), Some(known), Some(before)) => {
-            let error = Arc::new(error);
-            (
-                entry(folder, known.state.clone(), Some(error.clone())),
-                What::Kept(before.clone(), error),
-            )
-        }
-        (Err(error), _, _) => {
-            let error = Arc::new(error);
-            (
-                entry(folder, State::Refused(error.clone()), None),
-                What::Refused(error),
-            )
-        }
+        (Err(error), Some(known), Some(before)) => (
+            entry(known.state.clone(), Some(error.clone())),
+            What::Kept(before.clone(), error),
+        ),
+        (Err(error), _, _) => (
+            entry(State::Refused(error.clone()), None),
+            What::Refused(error),
+        ),
     }
 }
 
@@ -412,7 +446,10 @@ pub fn report_passed_over(registry: &Registry) {
 
 /// Stops and destroys extensions that have been replaced, each when the last request on it is over.
 pub fn retire(extension: Arc<Extension>, patience: Duration) {
-    let work = move || extension.retire(Instant::now() + patience);
+    let work = move || {
+        extension.retire(Instant::now() + patience);
+        extension.remove_copy();
+    };
     // A thread of its own: it waits, and the hooks may block.
     let started = std::thread::Builder::new()
         .name("retire".to_owned())

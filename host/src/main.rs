@@ -10,6 +10,7 @@ use extension_host::cli::{Cli, Command};
 use extension_host::config::Config;
 use extension_host::demo::Demo;
 use extension_host::dev::Dev;
+use extension_host::extension::copies::Copies;
 use extension_host::new::{self, Wish};
 use extension_host::registry::whole;
 use extension_host::server::{self, Host};
@@ -47,9 +48,8 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::New { .. } => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let authority = Authority::open(&config)?;
-            tidily(Host::new(config, env, authority)?, |host| {
-                serve(host, || {})
-            })
+            let host = Host::new(config, env, authority, Copies::kept)?;
+            tidily(host, |host| serve(host, || {}))
         }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
@@ -58,7 +58,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
-            let host = Host::new(config, env, authority)?;
+            let host = Host::new(config, env, authority, Copies::passing)?;
             tidily(host, |host| list::run(&host, json))
         }
         Command::User(command) => Ok(account_cli::user(&config, command)?),

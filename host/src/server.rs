@@ -2,6 +2,7 @@
 
 use std::future::ready;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -24,7 +25,7 @@ use crate::connection;
 use crate::dispatch;
 use crate::env::Env;
 use crate::extension::Extension;
-use crate::extension::library::Copies;
+use crate::extension::copies::Copies;
 use crate::loading::{self, Scope};
 use crate::log::{self, Level};
 use crate::registry::Registry;
@@ -59,13 +60,13 @@ pub struct Host {
 #[derive(Debug)]
 pub enum ServeError {
     /// The extensions folder cannot be read.
-    Extensions(std::path::PathBuf, io::Error),
+    Extensions(PathBuf, io::Error),
     /// An extension was refused, and the operator wants all of them.
     MustLoad(usize),
     /// The address cannot be bound.
     Bind(String, io::Error),
     /// The folder for private copies cannot be made.
-    Copies(std::path::PathBuf, io::Error),
+    Copies(PathBuf, io::Error),
     /// The event loop failed.
     Run(io::Error),
 }
@@ -114,12 +115,17 @@ impl std::error::Error for ServeError {
 }
 
 impl Host {
-    /// A host that serves nothing yet.
+    /// A host that serves nothing yet; `copies` says whether the next one finds its copies of libraries.
     ///
     /// # Errors
     /// Where the folder for private copies of libraries cannot be made.
-    pub fn new(config: Config, env: Env, authority: Authority) -> Result<Arc<Self>, ServeError> {
-        let copies = Copies::new().map_err(|(path, cause)| ServeError::Copies(path, cause))?;
+    pub fn new(
+        config: Config,
+        env: Env,
+        authority: Authority,
+        copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
+    ) -> Result<Arc<Self>, ServeError> {
+        let copies = copies().map_err(|(path, cause)| ServeError::Copies(path, cause))?;
         Ok(Arc::new(Self {
             authority,
             config,
@@ -194,6 +200,7 @@ impl Host {
     pub fn load_extensions(self: &Arc<Self>) -> Result<(), ServeError> {
         let changes = loading::update(self, &Scope::Changed)
             .map_err(|cause| ServeError::Extensions(self.config.extensions_path.clone(), cause))?;
+        self.copies.forget_left();
         let registry = self.registry.load();
         loading::report_passed_over(&registry);
         loading::report(&changes);
@@ -256,7 +263,7 @@ impl Host {
                 &[("extension", &name)],
             );
         }
-        self.copies.remove();
+        self.copies.end();
     }
 }
 
@@ -361,7 +368,7 @@ async fn stop_on_signal(
         name = next() => {
             log::event(Level::Info, "stopping now", &[("signal", &name)]);
             // actix does not turn a graceful stop into a hard one, and who asks twice does not want to wait for hooks.
-            host.copies.remove();
+            host.copies.end();
             std::process::exit(0);
         }
     }

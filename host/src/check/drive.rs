@@ -16,6 +16,7 @@ use super::stand_in::{Mood, StandIn};
 use super::subject::{Noted, Order, Served, Serving, Told};
 use super::{Asked, CheckError};
 use crate::breach::{Breach, Rule};
+use crate::scratch::Scratch;
 
 /// How many routes are driven; those behind them are served by the same code, mostly.
 const ROUTES_MAX: usize = 60;
@@ -758,26 +759,20 @@ fn last_words(tail: &Mutex<VecDeque<String>>, how: &str) -> String {
 
 /// Where the other process reports to.
 struct Control {
-    folder: PathBuf,
+    scratch: Scratch,
     path: PathBuf,
     listener: UnixListener,
 }
 
 impl Control {
     fn listen() -> std::io::Result<Self> {
-        let unique = crate::demo::token().map_err(std::io::Error::other)?;
-        // Short: a socket's path has a hundred bytes. What a check that was killed leaves is removed by the next host.
-        let name = format!("extension-host-{}-{}", std::process::id(), &unique[..6]);
-        let folder = std::env::temp_dir().join(name);
-        let mut builder = std::fs::DirBuilder::new();
-        // Nobody else may give orders.
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&folder)?;
-        let path = folder.join("c");
+        let scratch = Scratch::create("check").map_err(|(_, cause)| cause)?;
+        // Short: a socket's path has a hundred bytes.
+        let path = scratch.path().join("c");
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
         Ok(Self {
-            folder,
+            scratch,
             path,
             listener,
         })
@@ -805,7 +800,6 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It is in the system's folder for temporary files.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        self.scratch.remove();
     }
 }

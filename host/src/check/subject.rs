@@ -18,8 +18,10 @@ use crate::breach::{self, Breach, Rule};
 use crate::config::values::Secret;
 use crate::config::{self, Config};
 use crate::env::Env;
-use crate::extension::discovery::{self, Found};
-use crate::extension::{Extension, LoadError, Making};
+use crate::extension::copies::Copies;
+use crate::extension::discovery;
+use crate::extension::instance::{Aside, Opened};
+use crate::extension::{Extension, Reason};
 use crate::log::{self, Level};
 use crate::registry::{Registry, whole};
 use crate::server::{self, Host};
@@ -124,8 +126,8 @@ pub fn run(
     config.limits.shutdown_timeout_ms = 1_000;
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, env, authority)?;
-    let extension = match load(&host, folder) {
+    let host = Host::new(config, env, authority, Copies::passing)?;
+    let extension = match load(&host, folder).map_err(|reason| reason.of(name_of(folder))) {
         Ok(extension) => extension,
         Err(error) => {
             let code = error.code().to_owned();
@@ -190,34 +192,25 @@ pub fn run(
 }
 
 /// Loads the extension, and mounts it open to everybody.
-fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, LoadError> {
-    let Found {
-        folder,
-        path,
-        outcome,
-    } = discovery::examine(name_of(folder), folder.to_owned());
-    let mut discovered = outcome?;
+fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
+    let mut discovered = discovery::examine(folder)?;
     let timeout = discovered.manifest.limits.timeout_ms;
     discovered.manifest.limits.timeout_ms = Some(
         timeout
             .unwrap_or(host.config.limits.timeout_ms)
             .clamp(1, TIMEOUT_MS),
     );
-    let env = host.env.load_full();
+    let name = name_of(folder);
+    let opened = Opened::of(&name, folder, discovered, None, &host.env.load(), host)?;
+    let extension = opened.create(1, host, &mut Aside::default())?;
     let mut registry = Registry::default();
-    let mut making = Making::new(&env, host);
-    let made = Extension::create(&folder, &path, discovered, None, 1, &mut making);
-    let mounted = made.and_then(|extension| {
-        let state = registry.mount(&extension, &host.config)?;
-        registry.entries.push(crate::registry::Entry {
-            folder: folder.clone(),
-            state,
-            marks: crate::loading::Marks::default(),
-            rejected: None,
-        });
-        Ok(extension)
+    let state = registry.mount(&extension, &host.config)?;
+    registry.entries.push(crate::registry::Entry {
+        folder: name,
+        state,
+        marks: crate::loading::Marks::default(),
+        rejected: None,
     });
-    let extension = mounted.map_err(|reason| reason.of(folder))?;
     host.registry.store(Arc::new(registry));
     Ok(extension)
 }

@@ -1,4 +1,4 @@
-//! What the extensions folder holds: the folders that are extensions, with their manifest and the path of their library.
+//! What the extensions folder holds: the folders that are extensions, and of each its manifest and the path of its library.
 //!
 //! Nothing is loaded here, and no library is opened.
 
@@ -6,7 +6,7 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{LoadError, Reason};
+use super::error::Reason;
 use super::manifest::{self, Manifest, ManifestError};
 
 /// What the name of an extension's folder begins with.
@@ -15,21 +15,19 @@ pub const FOLDER_PREFIX: &str = "directus-extension-";
 /// What the extensions folder holds.
 #[derive(Debug, Default)]
 pub struct Discovery {
-    /// The extensions, sorted by the name of their folder.
-    pub found: Vec<Found>,
+    /// The extensions, sorted by name, none of them looked into: see [`examine`].
+    pub folders: Vec<Folder>,
     /// What looks like one by its name and is none, sorted.
     pub passed_over: Vec<PassedOver>,
 }
 
 /// A folder that is an extension.
 #[derive(Debug)]
-pub struct Found {
+pub struct Folder {
     /// Its name.
-    pub folder: String,
+    pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// What is in it, or why it cannot be loaded.
-    pub outcome: Result<Discovered, LoadError>,
 }
 
 /// An extension that can be loaded, as far as this is seen from outside.
@@ -58,16 +56,17 @@ pub fn discover(extensions: &Path) -> io::Result<Discovery> {
     let mut discovery = Discovery::default();
     for entry in fs::read_dir(extensions)? {
         let entry = entry?;
-        let folder = entry.file_name().to_string_lossy().into_owned();
-        if !folder.starts_with(FOLDER_PREFIX) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(FOLDER_PREFIX) {
             continue;
         }
+        let path = entry.path();
         match passed_over(&entry) {
-            Some(why) => discovery.passed_over.push(PassedOver { folder, why }),
-            None => discovery.found.push(examine(folder, entry.path())),
+            Some(why) => discovery.passed_over.push(PassedOver { folder: name, why }),
+            None => discovery.folders.push(Folder { name, path }),
         }
     }
-    discovery.found.sort_by(|a, b| a.folder.cmp(&b.folder));
+    discovery.folders.sort_by(|a, b| a.name.cmp(&b.name));
     discovery
         .passed_over
         .sort_by(|a, b| a.folder.cmp(&b.folder));
@@ -88,14 +87,14 @@ pub fn folders(extensions: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Reads the manifest of one extension and finds its library; for a folder that is known to be one.
-pub fn examine(folder: String, path: PathBuf) -> Found {
-    let outcome = discovered(&path).map_err(|reason| reason.of(folder.clone()));
-    Found {
-        folder,
-        path,
-        outcome,
-    }
+/// Reads the manifest of one extension and finds its library.
+///
+/// # Errors
+/// Where one of the two cannot be read, or is not as it must be.
+pub fn examine(folder: &Path) -> Result<Discovered, Reason> {
+    let manifest = read_manifest(&folder.join(manifest::FILE_NAME))?;
+    let library = find_library(&folder.join("dist"), manifest.library.as_deref())?;
+    Ok(Discovered { manifest, library })
 }
 
 fn passed_over(entry: &DirEntry) -> Option<&'static str> {
@@ -118,12 +117,6 @@ fn passed_over(entry: &DirEntry) -> Option<&'static str> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some("it holds no extension.toml"),
         Err(_) | Ok(_) => None,
     }
-}
-
-fn discovered(path: &Path) -> Result<Discovered, Reason> {
-    let manifest = read_manifest(&path.join(manifest::FILE_NAME))?;
-    let library = find_library(&path.join("dist"), manifest.library.as_deref())?;
-    Ok(Discovered { manifest, library })
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, Reason> {
@@ -242,6 +235,11 @@ mod tests {
         fn discover(&self) -> Discovery {
             discover(&self.0).unwrap()
         }
+
+        fn examined(&self) -> Vec<Result<Discovered, Reason>> {
+            let folders = self.discover().folders;
+            folders.iter().map(|folder| examine(&folder.path)).collect()
+        }
     }
 
     impl Drop for Scratch {
@@ -268,20 +266,14 @@ mod tests {
             ("other/extension.toml", ""),
         ]);
         let discovery = scratch.discover();
-        let folders: Vec<_> = discovery
-            .found
-            .iter()
-            .map(|found| found.folder.as_str())
-            .collect();
-        assert_eq!(folders, ["directus-extension-a", "directus-extension-b"]);
-        assert_eq!(
-            discovery.found[0].outcome.as_ref().unwrap_err().code(),
-            "LIBRARY_MISSING"
-        );
-        assert_eq!(
-            discovery.found[1].outcome.as_ref().unwrap().library,
-            scratch.0.join(library)
-        );
+        let folders = discovery.folders.iter();
+        let names: Vec<_> = folders.map(|folder| folder.name.as_str()).collect();
+        assert_eq!(names, ["directus-extension-a", "directus-extension-b"]);
+        let [missing, found] = &scratch.examined()[..] else {
+            panic!("two are found");
+        };
+        assert_eq!(missing.as_ref().unwrap_err().code(), "LIBRARY_MISSING");
+        assert_eq!(found.as_ref().unwrap().library, scratch.0.join(library));
         let passed_over: Vec<_> = discovery
             .passed_over
             .iter()
@@ -316,27 +308,20 @@ mod tests {
             ("directus-extension-d/dist/x.dylib", ""),
             ("directus-extension-d/dist/x.dll", ""),
         ]);
-        let found = scratch.discover().found;
-        let error = found[0].outcome.as_ref().unwrap_err();
+        let found = scratch.examined();
+        let error = found[0].as_ref().unwrap_err();
         assert!(
             error
                 .to_string()
                 .contains(&format!("({}, {})", native("one"), native("two"))),
             "{error}"
         );
-        assert!(found[1].outcome.is_ok());
+        assert!(found[1].is_ok());
         assert!(matches!(
-            found[2].outcome.as_ref().unwrap_err().reason,
+            found[2].as_ref().unwrap_err(),
             Reason::NamedLibraryMissing { .. }
         ));
-        assert!(
-            found[3]
-                .outcome
-                .as_ref()
-                .unwrap()
-                .library
-                .ends_with(native("x"))
-        );
+        assert!(found[3].as_ref().unwrap().library.ends_with(native("x")));
     }
 
     #[test]
@@ -352,13 +337,10 @@ mod tests {
             b"\xff",
         )
         .unwrap();
-        let found = scratch.discover().found;
-        assert_eq!(
-            found[0].outcome.as_ref().unwrap_err().code(),
-            "MANIFEST_INVALID"
-        );
-        assert!(found[1].outcome.is_ok());
-        assert_eq!(found[2].outcome.as_ref().unwrap_err().code(), "UNREADABLE");
+        let found = scratch.examined();
+        assert_eq!(found[0].as_ref().unwrap_err().code(), "MANIFEST_INVALID");
+        assert!(found[1].is_ok());
+        assert_eq!(found[2].as_ref().unwrap_err().code(), "UNREADABLE");
     }
 
     #[cfg(unix)]
@@ -371,7 +353,7 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", scratch.0.join("directus-extension-a")).unwrap();
         std::os::unix::fs::symlink("nowhere", scratch.0.join("directus-extension-b")).unwrap();
         let discovery = scratch.discover();
-        assert!(discovery.found[0].outcome.is_ok());
+        assert!(scratch.examined()[0].is_ok());
         assert_eq!(
             discovery.passed_over[0].why,
             "it is a link that leads nowhere"

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use extension_api::abi::*;
 
 use super::context::{Context, Declared};
+use super::copies;
 use super::discovery::Discovered;
 use super::error::{ID_BYTES_MAX, Reason};
 use super::library::{Checked, Loaded};
@@ -71,26 +72,72 @@ unsafe impl Send for Instance {}
 // SAFETY: as above: `handle` is called on many workers at once.
 unsafe impl Sync for Instance {}
 
-impl Extension {
-    /// Loads the library and makes the instance. May block for a while: not for a worker. `ahead` is the library where it
-    /// has been copied and checked already; its `create` runs on the thread `aside`.
+/// An extension whose library is loaded, and of which no instance has been made yet.
+pub struct Opened {
+    context: Box<Context>,
+    manifest: Manifest,
+    path: PathBuf,
+    /// The library as the operator knows it.
+    library: PathBuf,
+    loaded: Loaded,
+}
+
+impl Opened {
+    /// Loads the library, where its variables are set. May block for a while: not for a worker. `ahead` is the library where
+    /// it has been copied and checked already.
+    ///
+    /// # Errors
+    /// Each reason for which the library cannot be used here.
+    pub fn of(
+        name: &str,
+        path: &Path,
+        discovered: Discovered,
+        ahead: Option<Result<Checked, Reason>>,
+        env: &Env,
+        host: &Arc<Host>,
+    ) -> Result<Self, Reason> {
+        let Discovered { manifest, library } = discovered;
+        let context = Context::new(name, &manifest, env, host)?;
+        let allow_panic_abort = host.config.allow_panic_abort;
+        let checked =
+            ahead.unwrap_or_else(|| Checked::of(&library, &host.copies, allow_panic_abort))?;
+        Ok(Self {
+            context,
+            manifest,
+            path: path.to_owned(),
+            library,
+            loaded: checked.open()?,
+        })
+    }
+
+    /// Makes the instance: the library's `create` runs on the thread `aside`. May block for a while: not for a worker.
     ///
     /// # Errors
     /// Each reason for which the extension cannot be served.
     pub fn create(
-        folder: &str,
-        path: &Path,
-        discovered: Discovered,
-        ahead: Option<Result<Checked, Reason>>,
+        self,
         generation: u64,
-        Making { env, host, aside }: &mut Making<'_>,
-    ) -> Result<Arc<Self>, Reason> {
-        let Discovered { manifest, library } = discovered;
-        let context = Context::new(folder, &manifest, env, host)?;
-        let allow_panic_abort = host.config.allow_panic_abort;
-        let Loaded { entry, about, copy } = ahead
-            .unwrap_or_else(|| Checked::of(&library, &host.copies, allow_panic_abort))?
-            .open()?;
+        host: &Host,
+        aside: &mut Aside,
+    ) -> Result<Arc<Extension>, Reason> {
+        let copy = self.loaded.copy.clone();
+        let created = self.try_create(generation, host, aside);
+        created.inspect_err(|_| copies::remove(&copy))
+    }
+
+    fn try_create(
+        self,
+        generation: u64,
+        host: &Host,
+        aside: &mut Aside,
+    ) -> Result<Arc<Extension>, Reason> {
+        let Self {
+            context,
+            manifest,
+            path,
+            library,
+            loaded: Loaded { entry, about, copy },
+        } = self;
         let create = entry.create.ok_or(Reason::MissingHook {
             library: library.clone(),
             hook: "create",
@@ -139,7 +186,8 @@ impl Extension {
             });
         }
         let limits = (&manifest.limits, &host.config.limits);
-        let mut extension = Self {
+        let name = context.name.clone();
+        let mut extension = Extension {
             endpoints: Vec::new(),
             timeout: Some(Duration::from_millis(
                 limits.0.timeout_ms.unwrap_or(limits.1.timeout_ms),
@@ -149,7 +197,7 @@ impl Extension {
             concurrency_max: limits.0.concurrency_max.unwrap_or(limits.1.concurrency_max),
             context,
             manifest,
-            path: path.to_owned(),
+            path,
             sdk: about.sdk,
             copy,
             content_sha256: OnceLock::new(),
@@ -160,7 +208,7 @@ impl Extension {
             is_stopped: AtomicBool::new(false),
         };
         // From here on the instance exists, so a refusal has to destroy it.
-        match broken.map_or_else(|| mountable(folder, endpoints), Err) {
+        match broken.map_or_else(|| mountable(&name, endpoints), Err) {
             Ok(endpoints) => {
                 extension.endpoints = endpoints;
                 Ok(Arc::new(extension))
@@ -171,7 +219,9 @@ impl Extension {
             }
         }
     }
+}
 
+impl Extension {
     /// The folder's name.
     pub fn name(&self) -> &str {
         &self.context.name
@@ -226,6 +276,11 @@ impl Extension {
         }
     }
 
+    /// Removes the private copy: while a developer reloads, there are many.
+    pub fn remove_copy(&self) {
+        copies::remove(&self.copy);
+    }
+
     /// Whether it has been stopped and destroyed.
     pub fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Acquire)
@@ -245,8 +300,6 @@ impl Extension {
         if self.is_stopped.swap(true, Ordering::AcqRel) {
             return;
         }
-        // What is mapped stays mapped; the file would only fill the disk while a developer reloads.
-        let _ = std::fs::remove_file(&self.copy);
         // SAFETY: `create` made the instance, nothing is under way, and each of the two is called once, here.
         unsafe {
             if let Some(stop) = self.entry.stop {
@@ -264,30 +317,10 @@ struct Ctx(*mut ext_context);
 // SAFETY: the header lets `create` be called on any thread that is no worker; the pointer is only handed on.
 unsafe impl Send for Ctx {}
 
-/// What extensions are made with, one after the other.
-pub struct Making<'a> {
-    /// The variables that they may be given.
-    pub env: &'a Env,
-    /// What they are made for.
-    pub host: &'a Arc<Host>,
-    aside: Aside,
-}
-
-impl<'a> Making<'a> {
-    /// For the extensions of this host.
-    pub fn new(env: &'a Env, host: &'a Arc<Host>) -> Self {
-        Self {
-            env,
-            host,
-            aside: Aside::default(),
-        }
-    }
-}
-
 /// A thread for hooks that may hang, started with the first of them and ended by the drop. One for all: with each library
 /// that has thread-locals, a thread costs more to start.
 #[derive(Default)]
-struct Aside {
+pub struct Aside {
     hooks: Option<Sender<Box<dyn FnOnce() + Send>>>,
 }
 
