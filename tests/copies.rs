@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -150,7 +150,28 @@ fn hosts_at_the_same_time_have_each_their_own() {
     assert_eq!(number_of(first.get("/generation/now").text()), 1);
     assert_eq!(first.stop().code, Some(0));
     assert_eq!(place.served(), 1);
-    assert_eq!(place.folders().len(), 1, "nobody else needs the other");
+    assert_eq!(place.copies(), of_first);
+}
+
+#[test]
+fn hosts_of_other_extensions_have_each_their_own() {
+    let (place, other) = (Place::new(), Place::new());
+    other.put(2);
+    let of_other = || {
+        other
+            .plan()
+            .variable("TMPDIR", place.tmp().to_string_lossy())
+    };
+    assert_eq!(place.served(), 1);
+    let copies = place.copies();
+    let host = of_other().start();
+    assert_eq!(number_of(host.get("/generation/now").text()), 2);
+    assert_eq!(host.stop().code, Some(0));
+    assert_eq!(place.copies().len(), 4);
+    assert_eq!(place.served(), 1);
+    for (copy, inode) in copies {
+        assert_eq!(place.copies().get(&copy), Some(&inode));
+    }
 }
 
 #[test]
@@ -169,32 +190,36 @@ fn those_of_extensions_that_have_gone_are_removed() {
     assert_eq!(place.folders(), Vec::<PathBuf>::new(), "an empty folder");
 }
 
+/// A folder beside the host's own, with a file in it.
+fn folder(place: &Place, name: &str, mode: u32) -> PathBuf {
+    let path = place.tmp().join(name);
+    let made = fs::DirBuilder::new().mode(mode).create(&path);
+    made.expect("a folder");
+    fs::write(path.join("1-file"), "text").expect("a file");
+    path
+}
+
 #[test]
-fn what_is_not_the_hosts_own_is_neither_used_nor_removed() {
+fn what_is_not_the_hosts_own_is_not_removed() {
     let place = Place::new();
-    let folder = |name: &str, mode: u32| {
-        let path = place.tmp().join(name);
-        let made = fs::DirBuilder::new().mode(mode).create(&path);
-        made.expect("a folder");
-        fs::write(path.join("1-file"), "text").expect("a file");
-        path
-    };
-    let elsewhere = folder("elsewhere", 0o700);
-    let link = place.tmp().join("extension-host-copies-0000000000000001");
+    let elsewhere = folder(&place, "elsewhere", 0o700);
+    let link = place.tmp().join("extension-host-once-0000000000000001");
     symlink(&elsewhere, &link).expect("a link");
-    let file = place.tmp().join("extension-host-copies-0000000000000002");
+    let file = place.tmp().join("extension-host-once-0000000000000002");
     fs::write(&file, "text").expect("a file");
-    let open_to_all = folder("extension-host-copies-0000000000000003", 0o755);
-    let other_name = folder("extension-host-of-mine", 0o700);
-    let mut others = vec![elsewhere, link, file, open_to_all, other_name];
-    let of_another = folder("extension-host-copies-0000000000000004", 0o700);
-    let chown = Command::new("chown")
-        .args(["-R", "65534"])
-        .arg(&of_another)
-        .stderr(Stdio::null())
-        .status();
-    // Whoever is not root can make none of another user.
-    if chown.expect("chown runs").success() {
+    let mut others = vec![elsewhere, link, file];
+    for (name, mode) in [
+        ("extension-host-once-0000000000000003", 0o755),
+        ("extension-host-copies-0000000000000004", 0o700),
+        ("extension-host-4242-18094cd2cefa0000", 0o700),
+        ("extension-host-backup-0123456789abcdef", 0o700),
+        ("extension-host-dev-of-mine", 0o700),
+        ("extension-host", 0o700),
+    ] {
+        others.push(folder(&place, name, mode));
+    }
+    let of_another = folder(&place, "extension-host-once-0000000000000005", 0o700);
+    if given_away(&of_another) {
         others.push(of_another);
     }
     assert_eq!(place.served(), 1);
@@ -205,18 +230,75 @@ fn what_is_not_the_hosts_own_is_neither_used_nor_removed() {
     }
 }
 
+/// Makes a folder another user's, which only root can.
+fn given_away(folder: &Path) -> bool {
+    let chown = Command::new("chown")
+        .args(["-R", "65534"])
+        .arg(folder)
+        .stderr(Stdio::null())
+        .status();
+    chown.expect("chown runs").success()
+}
+
+#[test]
+fn those_that_others_could_have_put_there_are_not_used() {
+    type Spoil = fn(&Path) -> bool;
+    let open_to_all: Spoil = |folder| {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("a mode");
+        true
+    };
+    let a_link: Spoil = |folder| {
+        let elsewhere = folder.with_file_name("elsewhere");
+        fs::rename(folder, &elsewhere).expect("a folder");
+        symlink(&elsewhere, folder).expect("a link");
+        true
+    };
+    for spoil in [open_to_all, a_link, given_away as Spoil] {
+        let place = Place::new();
+        assert_eq!(place.served(), 1);
+        let copies = place.copies();
+        if !spoil(&place.folders()[0]) {
+            continue;
+        }
+        let host = place.plan().start();
+        let loaded = fs::read_to_string(format!("/proc/{}/maps", host.pid())).expect("its maps");
+        assert!(!loaded.contains("/elsewhere/"));
+        for copy in copies.keys() {
+            assert!(!loaded.contains(&*copy.to_string_lossy()), "{copy:?}");
+        }
+        assert_eq!(number_of(host.get("/generation/now").text()), 1);
+        assert_eq!(host.stop().code, Some(0));
+    }
+}
+
+/// The loader takes files of one inode for one library.
+#[test]
+fn one_with_another_name_or_a_link_is_not_used() {
+    let place = Place::new();
+    assert_eq!(place.served(), 1);
+    let (copy, _) = place.copy();
+    fs::hard_link(&copy, place.tmp().join("same")).expect("a hard link");
+    assert_eq!(place.served(), 1);
+    assert!(!copy.exists());
+    let (copy, _) = place.copy();
+    fs::remove_file(&copy).expect("a copy");
+    symlink(place.extensions().join(FOLDER).join("dist/lib.so"), &copy).expect("a link");
+    let host = place.plan().start();
+    let loaded = fs::read_to_string(format!("/proc/{}/maps", host.pid())).expect("its maps");
+    let library = place.extensions().join(FOLDER);
+    assert!(!loaded.contains(&*library.to_string_lossy()));
+    assert_eq!(host.stop().code, Some(0));
+}
+
 #[test]
 fn what_other_commands_have_left_is_removed() {
     let place = Place::new();
-    for kind in ["check", "dev", "copies", "copies"] {
-        let mut name = format!("extension-host-{kind}-0000000000000000");
-        while place.tmp().join(&name).exists() {
-            name.replace_range(name.len() - 1.., "1");
-        }
-        let path = place.tmp().join(name);
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.expect("a folder");
-        fs::write(path.join("c"), "").expect("a file");
+    for word in ["once", "dev", "c"] {
+        folder(
+            &place,
+            &format!("extension-host-{word}-0123456789abcdef"),
+            0o700,
+        );
     }
     assert_eq!(place.served(), 1);
     assert_eq!(place.folders().len(), 1);
@@ -227,9 +309,12 @@ fn other_commands_leave_none() {
     let place = Place::new();
     assert_eq!(place.served(), 1);
     let before = (place.folders(), place.copies());
-    let extension = place.extensions().join(FOLDER);
-    let extension = extension.to_string_lossy();
-    for arguments in [&["list"][..], &["check", &extension]] {
+    let good = place.extensions().join(FOLDER);
+    let refusing = Extension::c("directus-extension-no", "broken.c", &["REFUSES=\"no\""]);
+    let refusing = refusing.put(&place.0.path().join("others"));
+    let good = ["check", &good.to_string_lossy()];
+    let refusing = ["check", &refusing.to_string_lossy()];
+    for arguments in [&["list"][..], &good, &refusing] {
         let done = Command::new(built::host())
             .args(arguments)
             .current_dir(place.0.path())
@@ -237,7 +322,10 @@ fn other_commands_leave_none() {
             .output()
             .expect("the host runs");
         let said = String::from_utf8_lossy(&done.stdout);
-        assert!(said.contains("generation"), "{arguments:?}: {said}");
+        assert!(
+            said.contains("directus-extension-"),
+            "{arguments:?}: {said}"
+        );
         assert_eq!((place.folders(), place.copies()), before, "{arguments:?}");
     }
 }

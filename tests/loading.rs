@@ -470,6 +470,27 @@ fn a_create_that_hangs() {
     );
 }
 
+/// The system loads nothing else meanwhile; the next one's `create` may have to wait, too, and must not be blamed for that.
+#[test]
+fn an_initialiser_that_takes_long_is_named_and_waited_for() {
+    let before = Extension::c("directus-extension-a", "generation.c", &[]);
+    let slow = broken(&["INITIALISER_TAKES_S=2"]);
+    let host = Host::plan()
+        .config("[limits]\ncreate_timeout_ms = 200\n")
+        .extensions(&[&before, &slow, &Extension::good()])
+        .start();
+    let told = host.logged("its library is named", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("the initialisers of a library do not return")
+    });
+    let library = told["library"].as_str().expect("a path");
+    assert!(library.contains(slow.name()), "{library}");
+    for path in ["/generation/now", "/broken/now", "/c-sample/now"] {
+        assert_eq!(host.get(path).status, 200, "{path}");
+    }
+    assert_eq!(host.stop().code, Some(0));
+}
+
 #[test]
 fn a_stop_that_hangs_does_not_keep_the_host_from_ending() {
     let host = Host::with(&[&broken(&["STOP_HANGS"])]);

@@ -484,3 +484,17 @@ fn a_connection_outlives_the_build_that_it_began_with() {
         assert_eq!(connection.answer().text(), format!("{number:06} x"));
     }
 }
+
+#[test]
+fn extensions_come_into_an_empty_folder() {
+    let host = reloading(&[]);
+    assert_eq!(host.get("/generation/now").status, 404);
+    for extension in [&first(), &Extension::good()] {
+        extension.put(&host.folder().join("extensions"));
+    }
+    eventually("both are served", || {
+        let of_path = |path| host.get(path).status;
+        of_path("/generation/now") == 200 && of_path("/c-sample/now") == 200
+    });
+    assert_eq!(host.number(), 1);
+}

@@ -21,7 +21,7 @@ use crate::extension::copies::Copies;
 use crate::extension::discovery::FOLDER_PREFIX;
 use crate::loading::{self, Scope};
 use crate::registry::{State, ids, whole};
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::server::Host;
 
 /// How long nothing may be saved before a build begins: editors write several files, and some of them twice.
@@ -176,7 +176,7 @@ struct Links(Scratch);
 impl Links {
     fn make(folders: &[PathBuf]) -> Result<Self, DevError> {
         let scratch =
-            Scratch::create("dev").map_err(|(path, cause)| DevError::Links(path, cause))?;
+            Scratch::passing(scratch::DEV).map_err(|(path, cause)| DevError::Links(path, cause))?;
         let links = Self(scratch);
         let path = links.0.path();
         let failed = |cause| DevError::Links(path.to_owned(), cause);

@@ -6,15 +6,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::env::Env;
 use crate::extension::discovery::{self, Discovered, Discovery, Folder};
 use crate::extension::instance::{Aside, Opened};
-use crate::extension::library::Checked;
-use crate::extension::{Extension, LoadError, Reason, manifest};
+use crate::extension::library::{self, Checked};
+use crate::extension::manifest::{self, Manifest};
+use crate::extension::{Extension, LoadError, Reason};
 use crate::log::{self, Level};
 use crate::registry::{Entry, Registry, State, ids, whole};
 use crate::server::Host;
@@ -143,7 +144,7 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
     }
     let env = host.env.load_full();
     // Afterwards, when the host serves, what has changed is little, and the workers need the cores.
-    let is_start = before.entries.is_empty();
+    let is_start = before.entries.is_empty() && !folders.is_empty();
     let mut ahead = is_start.then(|| ahead(host, &env, &folders));
     let mut aside = Aside::default();
     for folder in folders.iter() {
@@ -172,43 +173,50 @@ pub fn update(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
     Ok(changes)
 }
 
-/// An extension whose files have been looked at, and whose library is copied and checked where it is to be loaded.
+/// An extension whose files have been looked at.
 struct Seen {
     /// The files as they were before.
     marks: Marks,
-    discovered: Result<Discovered, Reason>,
-    checked: Option<Result<Checked, Reason>>,
+    found: Result<Found, Reason>,
+}
+
+/// What the files say.
+enum Found {
+    /// This variable does not switch it on.
+    Off(String),
+    /// It is to be loaded; its library is copied and checked.
+    On(Box<Manifest>, Result<Checked, Reason>),
 }
 
 impl Seen {
     fn of(folder: &Folder, env: &Env, host: &Host) -> Self {
         let marks = Marks::of(&folder.path);
-        let discovered = discovery::examine(&folder.path);
-        let loadable = discovered.as_ref().ok();
-        let loadable = loadable.filter(|discovered| discovered.manifest.is_enabled(env));
-        let checked = loadable.map(|Discovered { library, .. }| {
-            Checked::of(library, &host.copies, host.config.allow_panic_abort)
+        let found = discovery::examine(&folder.path).map(|Discovered { manifest, library }| {
+            let switch = manifest.enabled_by.clone();
+            match switch.filter(|_| !manifest.is_enabled(env)) {
+                Some(switch) => Found::Off(switch),
+                None => {
+                    let allow_panic_abort = host.config.allow_panic_abort;
+                    let checked = Checked::of(&library, &host.copies, allow_panic_abort);
+                    Found::On(Box::new(manifest), checked)
+                }
+            }
         });
-        Self {
-            marks,
-            discovered,
-            checked,
-        }
+        Self { marks, found }
     }
 
     fn open(self, folder: &Folder, env: &Env, host: &Arc<Host>) -> Ready {
-        let opened = self.discovered.and_then(|discovered| {
-            let switch = discovered.manifest.enabled_by.clone();
-            if let Some(switch) = switch.filter(|_| !discovered.manifest.is_enabled(env)) {
-                return Ok(Turn::Off(switch));
+        let open = |found| match found {
+            Found::Off(switch) => Ok(Turn::Off(switch)),
+            Found::On(manifest, checked) => {
+                let (name, path) = (&folder.name, &folder.path);
+                let opened = Opened::of(name, path, *manifest, checked, env, host)?;
+                Ok(Turn::Create(Box::new(opened)))
             }
-            let (name, path) = (&folder.name, &folder.path);
-            let opened = Opened::of(name, path, discovered, self.checked, env, host)?;
-            Ok(Turn::Create(Box::new(opened)))
-        });
+        };
         Ready {
             marks: self.marks,
-            opened,
+            turn: self.found.and_then(open),
         }
     }
 }
@@ -216,12 +224,12 @@ impl Seen {
 /// An extension of which all is done that needs no other's turn to be over.
 struct Ready {
     marks: Marks,
-    opened: Result<Turn, Reason>,
+    turn: Result<Turn, Reason>,
 }
 
 /// What is to be done when an extension's turn comes.
 enum Turn {
-    /// Nothing: this variable does not switch it on.
+    /// Nothing: see [`Found::Off`].
     Off(String),
     /// To make the instance.
     Create(Box<Opened>),
@@ -239,6 +247,8 @@ fn ahead(
     const LANES_MAX: usize = 8;
     /// How many a thread may be ahead of the next.
     const WAITING_MAX: usize = 32;
+    // That of an extension's `create` will do for what runs while its library is opened.
+    let patience = Duration::from_millis(host.config.limits.create_timeout_ms.max(1));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = cores.min(LANES_MAX).min(folders.len());
     // The first lane has the first folder of each round, the second the second.
@@ -268,7 +278,15 @@ fn ahead(
             }
         }
     });
-    take.into_iter()
+    std::iter::from_fn(move || {
+        loop {
+            match take.recv_timeout(patience) {
+                Ok(ready) => return Some(ready),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => _ = library::is_opening(patience),
+            }
+        }
+    })
 }
 
 /// Starts a thread, where there can be one: who waits for it finds its channel closed otherwise.
@@ -339,7 +357,7 @@ fn attempt(
     aside: &mut Aside,
     known: Option<&Entry>,
     folder: &Folder,
-    Ready { marks, opened }: Ready,
+    Ready { marks, turn }: Ready,
     next: &mut Registry,
 ) -> (Entry, What) {
     let before = known.and_then(Entry::extension);
@@ -350,7 +368,7 @@ fn attempt(
         rejected,
     };
     let generation = before.map_or(1, |before| before.generation + 1);
-    let created = match opened {
+    let created = match turn {
         Ok(Turn::Off(switch)) => {
             next.unmount(&folder.name);
             return (entry(State::Off(switch), None), What::Off);

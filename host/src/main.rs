@@ -48,7 +48,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::New { .. } => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let authority = Authority::open(&config)?;
-            let host = Host::new(config, env, authority, Copies::kept)?;
+            let extensions = config.extensions_path.clone();
+            let copies = || Copies::kept_for(&extensions);
+            let host = Host::new(config, env, authority, copies)?;
             tidily(host, |host| serve(host, || {}))
         }
         Command::Demo(_) => {

@@ -16,7 +16,7 @@ use super::stand_in::{Mood, StandIn};
 use super::subject::{Noted, Order, Served, Serving, Told};
 use super::{Asked, CheckError};
 use crate::breach::{Breach, Rule};
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 
 /// How many routes are driven; those behind them are served by the same code, mostly.
 const ROUTES_MAX: usize = 60;
@@ -766,10 +766,10 @@ struct Control {
 
 impl Control {
     fn listen() -> std::io::Result<Self> {
-        let scratch = Scratch::create("check").map_err(|(_, cause)| cause)?;
-        // Short: a socket's path has a hundred bytes.
+        let scratch = Scratch::passing(scratch::CHECK).map_err(|(_, cause)| cause)?;
         let path = scratch.path().join("c");
-        let listener = UnixListener::bind(&path)?;
+        let bound = UnixListener::bind(&path);
+        let listener = bound.inspect_err(|_| scratch.remove())?;
         listener.set_nonblocking(true)?;
         Ok(Self {
             scratch,

@@ -19,8 +19,9 @@ use crate::config::values::Secret;
 use crate::config::{self, Config};
 use crate::env::Env;
 use crate::extension::copies::Copies;
-use crate::extension::discovery;
+use crate::extension::discovery::{self, Discovered};
 use crate::extension::instance::{Aside, Opened};
+use crate::extension::library::Checked;
 use crate::extension::{Extension, Reason};
 use crate::log::{self, Level};
 use crate::registry::{Registry, whole};
@@ -132,6 +133,7 @@ pub fn run(
         Err(error) => {
             let code = error.code().to_owned();
             let message = whole(&error);
+            host.copies.end();
             parent.tell(&Told::Refused { code, message })?;
             return Ok(ExitCode::from(2));
         }
@@ -193,15 +195,19 @@ pub fn run(
 
 /// Loads the extension, and mounts it open to everybody.
 fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
-    let mut discovered = discovery::examine(folder)?;
-    let timeout = discovered.manifest.limits.timeout_ms;
-    discovered.manifest.limits.timeout_ms = Some(
+    let Discovered {
+        mut manifest,
+        library,
+    } = discovery::examine(folder)?;
+    let timeout = manifest.limits.timeout_ms;
+    manifest.limits.timeout_ms = Some(
         timeout
             .unwrap_or(host.config.limits.timeout_ms)
             .clamp(1, TIMEOUT_MS),
     );
     let name = name_of(folder);
-    let opened = Opened::of(&name, folder, discovered, None, &host.env.load(), host)?;
+    let checked = Checked::of(&library, &host.copies, host.config.allow_panic_abort);
+    let opened = Opened::of(&name, folder, manifest, checked, &host.env.load(), host)?;
     let extension = opened.create(1, host, &mut Aside::default())?;
     let mut registry = Registry::default();
     let state = registry.mount(&extension, &host.config)?;

@@ -4,21 +4,19 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::Hasher;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::Reason;
 use crate::fnv::Fnv;
-use crate::scratch::Scratch;
-
-/// What the folder is called.
-const KIND: &str = "copies";
+use crate::scratch::{self, Scratch};
 
 /// The folder for private copies. Not removed by a drop: threads that an extension has left over keep the host alive.
 pub struct Copies {
     scratch: Scratch,
-    /// Whether the next host may have them.
+    /// Whether the next host finds them.
     are_kept: bool,
     /// What the host before this one has left, by [`whose`] copy it is.
     left: Mutex<HashMap<String, PathBuf>>,
@@ -32,39 +30,45 @@ impl Copies {
     /// Where the system's folder for temporary files cannot be written.
     pub fn passing() -> Result<Self, (PathBuf, io::Error)> {
         Ok(Self {
-            scratch: Scratch::create(KIND)?,
+            scratch: Scratch::passing(scratch::ONCE)?,
             are_kept: false,
             left: Mutex::default(),
             next: AtomicU64::new(1),
         })
     }
 
-    /// Copies that the next host finds, with those that the host before this one has left: to make each anew is most of what
-    /// a start with many extensions takes, and ext4 makes it slow where many files were deleted in the last minutes. What
-    /// else was left behind, by hosts that were killed, is removed.
+    /// Copies that the next host of the same extensions finds, with those that the one before has left: to make each anew is
+    /// most of what a start with many extensions takes, and ext4 makes it slow where many files were deleted in the last
+    /// minutes.
     ///
     /// # Errors
     /// Where the system's folder for temporary files cannot be written.
-    pub fn kept() -> Result<Self, (PathBuf, io::Error)> {
+    pub fn kept_for(extensions: &Path) -> Result<Self, (PathBuf, io::Error)> {
         let mut copies = Self::passing()?;
-        copies.are_kept = true;
-        let mut left = copies.scratch.left_by_others();
-        let latest = left.iter().position(|left| left.is_for(KIND));
-        if let Some(latest) = latest.map(|latest| left.remove(latest)) {
-            copies.scratch.remove();
-            copies.take_over(latest);
+        let whole = extensions.canonicalize();
+        let whom = whole.as_deref().unwrap_or(extensions);
+        match copies.scratch.kept_for(whom) {
+            Ok(kept) => {
+                copies.are_kept = true;
+                copies.scratch = kept;
+                copies.look();
+            }
+            Err(passing) => copies.scratch = passing,
         }
-        left.iter().for_each(Scratch::remove);
         Ok(copies)
     }
 
-    fn take_over(&mut self, scratch: Scratch) {
-        let entries = fs::read_dir(scratch.path()).into_iter().flatten().flatten();
+    /// Sees what is left. Links are not looked at: what they lead to may be no private copy.
+    fn look(&mut self) {
+        let entries = fs::read_dir(self.scratch.path());
         let numbered = |entry: fs::DirEntry| {
             let name = entry.file_name().into_string().ok()?;
             let (number, whose) = name.split_once('-')?;
-            Some((number.parse::<u32>().ok()?, whose.to_owned(), entry.path()))
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            let number = number.parse::<u32>().ok().filter(|_| is_file)?;
+            Some((number, whose.to_owned(), entry.path()))
         };
+        let entries = entries.into_iter().flatten().flatten();
         let mut copies: Vec<_> = entries.filter_map(numbered).collect();
         copies.sort();
         for (number, whose, copy) in copies {
@@ -73,7 +77,6 @@ impl Copies {
                 remove(&older);
             }
         }
-        self.scratch = scratch;
     }
 
     /// A copy of the library, open for reading.
@@ -95,7 +98,18 @@ impl Copies {
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.scratch.path().join(format!("{number}-{whose}"));
-        match copied(&mut original, &path) {
+        let mut made = copied(&mut original, &path);
+        if made
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
+        {
+            // For which there is a remedy, perhaps.
+            remove(&path);
+            self.forget_left();
+            original.rewind().map_err(unreadable)?;
+            made = copied(&mut original, &path);
+        }
+        match made {
             Ok(copy) => Ok((path, copy)),
             Err(source) => {
                 remove(&path);
@@ -136,12 +150,14 @@ fn whose(library: &Path) -> String {
     format!("{:016x}-{name}", path.finish())
 }
 
-/// The copy, where it holds the very bytes of the original.
+/// The copy, where it holds the very bytes of the original, and has no other name: some programs make one file of all that
+/// are equal, and the loader makes one library of one file.
 fn same(original: &mut File, copy: &Path) -> io::Result<Option<File>> {
     /// As much at once as is quickest: two such pieces fit the cache next to the core.
     const PIECE_BYTES: usize = 64 << 10;
     let mut copy = File::open(copy)?;
-    if original.metadata()?.len() != copy.metadata()?.len() {
+    let about = copy.metadata()?;
+    if about.len() != original.metadata()?.len() || about.nlink() != 1 {
         return Ok(None);
     }
     let mut pieces = [vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]];

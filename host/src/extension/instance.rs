@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,9 +14,8 @@ use extension_api::abi::*;
 
 use super::context::{Context, Declared};
 use super::copies;
-use super::discovery::Discovered;
 use super::error::{ID_BYTES_MAX, Reason};
-use super::library::{Checked, Loaded};
+use super::library::{self, Checked, Loaded};
 use super::manifest::Manifest;
 use super::routes::{Mark, Routes};
 use crate::callbacks::CALLBACKS;
@@ -77,36 +76,28 @@ pub struct Opened {
     context: Box<Context>,
     manifest: Manifest,
     path: PathBuf,
-    /// The library as the operator knows it.
-    library: PathBuf,
     loaded: Loaded,
 }
 
 impl Opened {
-    /// Loads the library, where its variables are set. May block for a while: not for a worker. `ahead` is the library where
-    /// it has been copied and checked already.
+    /// Loads the library, where its variables are set. May block for a while: not for a worker.
     ///
     /// # Errors
     /// Each reason for which the library cannot be used here.
     pub fn of(
         name: &str,
         path: &Path,
-        discovered: Discovered,
-        ahead: Option<Result<Checked, Reason>>,
+        manifest: Manifest,
+        checked: Result<Checked, Reason>,
         env: &Env,
         host: &Arc<Host>,
     ) -> Result<Self, Reason> {
-        let Discovered { manifest, library } = discovered;
         let context = Context::new(name, &manifest, env, host)?;
-        let allow_panic_abort = host.config.allow_panic_abort;
-        let checked =
-            ahead.unwrap_or_else(|| Checked::of(&library, &host.copies, allow_panic_abort))?;
         Ok(Self {
             context,
             manifest,
             path: path.to_owned(),
-            library,
-            loaded: checked.open()?,
+            loaded: checked?.open()?,
         })
     }
 
@@ -135,8 +126,13 @@ impl Opened {
             context,
             manifest,
             path,
-            library,
-            loaded: Loaded { entry, about, copy },
+            loaded:
+                Loaded {
+                    entry,
+                    about,
+                    library,
+                    copy,
+                },
         } = self;
         let create = entry.create.ok_or(Reason::MissingHook {
             library: library.clone(),
@@ -342,9 +338,17 @@ impl Aside {
             let _ = done.send(hook());
         });
         hooks.send(run).ok()?;
-        let result = wait.recv_timeout(patience).ok()?;
-        self.hooks = Some(hooks);
-        Some(result)
+        loop {
+            match wait.recv_timeout(patience) {
+                Ok(result) => {
+                    self.hooks = Some(hooks);
+                    return Some(result);
+                }
+                // It may be the loader that it waits for, and then it is not to blame.
+                Err(RecvTimeoutError::Timeout) if library::is_opening(patience) => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     fn start() -> Option<Sender<Box<dyn FnOnce() + Send>>> {

@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use extension_api::abi::ext_entry;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -13,13 +15,50 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use super::copies::{self, Copies};
 use super::error::Reason;
 use super::gate;
+use crate::log::{self, Level};
 
 /// How many libraries this process has mapped; none is ever let go.
 static MAPPED: AtomicU64 = AtomicU64::new(0);
 
+/// What is being opened, if anything is.
+static OPENING: Mutex<Option<Opening>> = Mutex::new(None);
+
+/// A library that is being opened. Until its initialisers have returned, the system's loader opens no other, and code that
+/// needs the loader waits.
+struct Opening {
+    library: PathBuf,
+    since: Instant,
+    is_told: bool,
+}
+
 /// How many libraries this process has mapped.
 pub fn mapped() -> u64 {
     MAPPED.load(Ordering::Relaxed)
+}
+
+/// Whether a library is being opened. Says so, once, where that takes longer than `patience`: for nothing can be done about it.
+pub fn is_opening(patience: Duration) -> bool {
+    let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(opening) = &mut *opening else {
+        return false;
+    };
+    if opening.since.elapsed() >= patience && !std::mem::replace(&mut opening.is_told, true) {
+        log::event(
+            Level::Error,
+            "the initialisers of a library do not return, and nothing else is loaded until they do; if they never will, remove that extension and start the host again",
+            &[("library", &opening.library.display())],
+        );
+    }
+    true
+}
+
+fn opening(library: Option<&Path>) {
+    let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    *opening = library.map(|library| Opening {
+        library: library.to_owned(),
+        since: Instant::now(),
+        is_told: false,
+    });
 }
 
 /// A loaded library: its hooks, and what it says of itself.
@@ -28,6 +67,8 @@ pub struct Loaded {
     pub entry: ext_entry,
     /// What the gate read from the file.
     pub about: gate::Entry,
+    /// The file that the operator knows.
+    pub library: PathBuf,
     /// The private copy.
     pub copy: PathBuf,
 }
@@ -88,9 +129,12 @@ fn open(library: &Path, copy: PathBuf, about: gate::Entry) -> Result<Loaded, Rea
             text,
         }
     };
+    opening(Some(library));
     // SAFETY: the file is a library for this machine that exports an entry of our ABI; running its initialisers is what the
     // operator asked for by putting it in the folder (see the trust model in ARCHITECTURE.md).
-    let opened = unsafe { Library::open(Some(&copy), RTLD_NOW | RTLD_LOCAL) }.map_err(failed)?;
+    let opened = unsafe { Library::open(Some(&copy), RTLD_NOW | RTLD_LOCAL) };
+    opening(None);
+    let opened = opened.map_err(failed)?;
     // SAFETY: the gate found the symbol in the file, as data with our magic; it is a constant, initialised `ext_entry` of at
     // least the size that the gate asks for.
     let entry = unsafe {
@@ -109,5 +153,10 @@ fn open(library: &Path, copy: PathBuf, about: gate::Entry) -> Result<Loaded, Rea
     };
     MAPPED.fetch_add(1, Ordering::Relaxed);
     std::mem::forget(opened);
-    Ok(Loaded { entry, about, copy })
+    Ok(Loaded {
+        entry,
+        about,
+        library: library.to_owned(),
+        copy,
+    })
 }
