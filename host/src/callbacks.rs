@@ -275,11 +275,7 @@ unsafe extern "C" fn sleep(
     let Ok((remote, request)) = worker_for(ctx, request) else {
         return EXT_GONE;
     };
-    if !op.is_null() && !remote.is_current() {
-        // SAFETY: not NULL, and the header makes it a place for a handle; a sleep begun elsewhere cannot be cancelled early.
-        unsafe { op.write(ext_op::default()) };
-    }
-    let place = Place(op, remote.is_current());
+    let place = Place::of(op, &remote);
     on_worker(&remote, completion, move |worker, completion| {
         let time = std::time::Duration::from_millis(ms);
         begin(worker, ctx, request, completion, place, |completion| {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::hint::cold_path;
+use std::ptr::NonNull;
 use std::rc::Rc;
 
 use extension_api::abi::*;
@@ -71,17 +72,29 @@ fn on_worker_elsewhere(
     EXT_OK
 }
 
-/// Where the caller wants the operation's handle, and whether the caller still waits for it.
-pub(super) struct Place(pub(super) *mut ext_op, pub(super) bool);
-
-// SAFETY: the pointer is written only where `1` says that the job runs inside the caller's own call.
+/// Where the caller waits for an operation's handle, if it does.
+pub(super) struct Place(Option<NonNull<ext_op>>);
+// SAFETY: `of` keeps the pointer only where the job runs on the caller's thread, inside the caller's own call.
 unsafe impl Send for Place {}
 
 impl Place {
-    fn put(&self, operation: operation::Handle) {
-        if self.1 && !self.0.is_null() {
-            // SAFETY: the caller is still inside its call, which lends the place (header).
-            unsafe { self.0.write(operation.to_abi()) };
+    /// The place for what is begun on this worker. Begun elsewhere, an operation cannot be cancelled early: no handle is there yet.
+    pub(super) fn of(op: *mut ext_op, worker: &Remote) -> Self {
+        let place = NonNull::new(op);
+        if worker.is_current() {
+            return Self(place);
+        }
+        if let Some(place) = place {
+            // SAFETY: not NULL, and the header makes it a place for a handle.
+            unsafe { place.write(ext_op::default()) };
+        }
+        Self(None)
+    }
+
+    fn put(self, operation: operation::Handle) {
+        if let Some(place) = self.0 {
+            // SAFETY: the caller is still inside its call, which lends the place (header); see `of`.
+            unsafe { place.write(operation.to_abi()) };
         }
     }
 }

@@ -57,11 +57,7 @@ pub(super) unsafe extern "C" fn fetch(
     } else {
         (None, None)
     };
-    if !op.is_null() && !remote.is_current() {
-        // SAFETY: not NULL, and the header makes it a place for a handle.
-        unsafe { op.write(ext_op::default()) };
-    }
-    let place = Place(op, remote.is_current());
+    let place = Place::of(op, &remote);
     on_worker(&remote, completion, move |worker, completion| {
         let body = match (parts, request) {
             (Some(parts), _) => Outgoing::Upload(parts),
