@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use actix_http::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use criterion::{Criterion, criterion_group, criterion_main};
-use extension_host::accountability::own::known;
-use extension_host::accountability::{Authority, Identified};
 use extension_host::config::Config;
 use extension_host::config::values::Secret;
-use extension_host::noted::{Noted, Said};
+use extension_host::http::facts::{Noted, Said};
+use extension_host::identity::local_users::known;
+use extension_host::identity::{Authority, Identified};
 
 fn headers(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();

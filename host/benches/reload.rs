@@ -12,13 +12,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use extension_host::accountability::Authority;
 use extension_host::config::Config;
-use extension_host::env::Env;
 use extension_host::extension::copies::Copies;
-use extension_host::log::{self, Level, Style};
+use extension_host::extension::watcher;
+use extension_host::identity::Authority;
+use extension_host::platform::env::Env;
+use extension_host::platform::log::{self, Level, Style};
 use extension_host::server::{self, Host};
-use extension_host::watcher;
 
 /// How many reloads are measured, of each library.
 const RELOADS: usize = 200;

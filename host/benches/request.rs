@@ -17,14 +17,14 @@ use actix_http::Request;
 use actix_http::body::MessageBody as _;
 use actix_http::test::TestRequest;
 use criterion::Criterion;
-use extension_host::accountability::Authority;
-use extension_host::callbacks::lend;
 use extension_host::config::Config;
-use extension_host::dispatch;
-use extension_host::env::Env;
 use extension_host::extension::copies::Copies;
+use extension_host::identity::Authority;
+use extension_host::platform::env::Env;
+use extension_host::runtime::ffi_out;
+use extension_host::runtime::worker::Worker;
 use extension_host::server::Host;
-use extension_host::worker::Worker;
+use extension_host::server::dispatch;
 
 struct Counting;
 
@@ -130,7 +130,7 @@ fn snapshot(criterion: &mut Criterion) {
     }
     let request = request.finish();
     criterion.bench_function("head snapshot, 15 headers", |bench| {
-        bench.iter(|| lend::fields(std::hint::black_box(&request.head().headers)))
+        bench.iter(|| ffi_out::fields(std::hint::black_box(&request.head().headers)))
     });
 }
 

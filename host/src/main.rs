@@ -4,17 +4,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use extension_host::accountability::Authority;
-use extension_host::check::{self, subject};
-use extension_host::cli::{Cli, Command};
+use extension_host::commands::accounts;
+use extension_host::commands::build;
+use extension_host::commands::check::{self, subject};
+use extension_host::commands::cli::{Cli, Command};
+use extension_host::commands::demo::Demo;
+use extension_host::commands::dev::Dev;
+use extension_host::commands::list;
+use extension_host::commands::new::{self, Wish};
 use extension_host::config::Config;
-use extension_host::demo::Demo;
-use extension_host::dev::Dev;
 use extension_host::extension::copies::Copies;
-use extension_host::new::{self, Wish};
-use extension_host::registry::whole;
+use extension_host::extension::registry::whole;
+use extension_host::identity::Authority;
+use extension_host::platform::log;
+use extension_host::platform::memory;
 use extension_host::server::{self, Host};
-use extension_host::{account_cli, build, list, log, memory};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -63,9 +67,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             let host = Host::new(config, env, authority, Copies::passing)?;
             tidily(host, |host| list::run(&host, json))
         }
-        Command::User(command) => Ok(account_cli::user(&config, command)?),
-        Command::Role(command) => Ok(account_cli::role(&config, command)?),
-        Command::Token(command) => Ok(account_cli::token(&config, command)?),
+        Command::User(command) => Ok(accounts::user(&config, command)?),
+        Command::Role(command) => Ok(accounts::role(&config, command)?),
+        Command::Token(command) => Ok(accounts::token(&config, command)?),
         Command::Build { folders, json } => {
             Ok(build::run(&folders, &config.extensions_path, json)?)
         }

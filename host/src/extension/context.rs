@@ -10,13 +10,13 @@ use extension_api::abi::*;
 use super::error::Reason;
 use super::manifest::{AllowedOrigins, Manifest};
 use super::routes::{self, Mark, Route};
-use crate::breach::{self, Rule};
-use crate::env::Env;
-use crate::log::{self, Level};
-use crate::operation;
+use crate::boundary::operation;
+use crate::platform::env::Env;
+use crate::platform::log::{self, Level};
+use crate::runtime::contract_checks::{self, Rule};
+use crate::runtime::worker::Remote;
 use crate::server::Host;
 use crate::upstream::Base;
-use crate::worker::Remote;
 
 /// How many bases an extension may make: they are kept until it is destroyed.
 const BASES_MAX: usize = 1_000;
@@ -204,7 +204,7 @@ impl Context {
             let rule = format!(
                 "{origin} is not allowed; add \"{origin}\" to allow under [fetch] in extension.toml"
             );
-            breach::note(Rule::DeclaresOrigins, || rule.clone());
+            contract_checks::note(Rule::DeclaresOrigins, || rule.clone());
             self.log_wrong("base", &rule);
             return Err(EXT_DENIED);
         }
@@ -244,7 +244,7 @@ impl Context {
 
     /// Writes that the extension breaks a rule of the header.
     pub fn log_misuse(&self, call: &str, rule: &str) {
-        breach::note(Rule::ValidArguments, || format!("`{call}`: {rule}"));
+        contract_checks::note(Rule::ValidArguments, || format!("`{call}`: {rule}"));
         self.log_wrong(call, rule);
     }
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::Reason;
-use crate::fnv::Fnv;
-use crate::scratch::{self, Scratch};
+use crate::platform::fnv::Fnv;
+use crate::platform::scratch::{self, Scratch};
 
 /// The folder for private copies. Not removed by a drop: threads that an extension has left over keep the host alive.
 pub struct Copies {

@@ -18,10 +18,10 @@ use super::error::{ID_BYTES_MAX, Reason};
 use super::library::{self, Checked, Loaded};
 use super::manifest::Manifest;
 use super::routes::{Mark, Routes};
-use crate::callbacks::CALLBACKS;
-use crate::env::Env;
-use crate::log::{self, Level};
-use crate::request;
+use crate::boundary::CALLBACKS;
+use crate::boundary::request;
+use crate::platform::env::Env;
+use crate::platform::log::{self, Level};
 use crate::server::Host;
 
 /// Ids that are paths of the host's own.

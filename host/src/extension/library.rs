@@ -15,7 +15,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use super::copies::{self, Copies};
 use super::error::Reason;
 use super::gate;
-use crate::log::{self, Level};
+use crate::platform::log::{self, Level};
 
 /// How many libraries this process has mapped; none is ever let go.
 static MAPPED: AtomicU64 = AtomicU64::new(0);

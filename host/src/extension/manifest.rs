@@ -8,7 +8,7 @@ use serde::de::{self, Deserializer};
 
 use super::error::Reason;
 use crate::config::document::{self, DocumentError};
-use crate::env::Env;
+use crate::platform::env::Env;
 
 /// The file's name.
 pub const FILE_NAME: &str = "extension.toml";

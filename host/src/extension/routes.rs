@@ -6,7 +6,7 @@ use actix_http::Method;
 use matchit::Router;
 
 use super::error::Reason;
-use crate::fnv::FnvMap;
+use crate::platform::fnv::FnvMap;
 
 /// The most routes that an endpoint may declare: far more than anyone writes by hand, few enough for a runaway loop to end.
 pub const ROUTES_MAX: usize = 10_000;

@@ -22,7 +22,7 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::pool::{BUFFER_BYTES, Lease};
 use super::{Failed, Head, Outgoing};
-use crate::noted::content_length;
+use crate::http::facts::content_length;
 
 /// The most that is read at once of a body that keeps coming.
 const READ_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,468 @@
+//! UNSAFE: how an extension answers a request.
+#![expect(
+    unsafe_code,
+    reason = "the functions of the ABI take raw pointers; the header says what they must point at"
+)]
+
+use std::hint::cold_path;
+
+use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_http::{Response, StatusCode};
+use bytes::Bytes;
+use extension_api::abi::*;
+
+use super::ffi_in::{bytes, lossy, of_fetched, of_request, sized, slice_of};
+use super::start_operation::{on_worker, staged};
+use crate::boundary::request;
+use crate::http::facts;
+use crate::http::headers;
+use crate::http::reply::{self, Body, Failure, REQUEST_ID, Refusal};
+use crate::platform::log::{self, Level};
+use crate::runtime::completion;
+use crate::runtime::contract_checks::{self, Rule};
+use crate::runtime::worker::with_current;
+
+pub(super) unsafe extern "C" fn respond(
+    request: ext_request,
+    response: *const ext_response,
+) -> ext_status {
+    // SAFETY: the header makes it a response, lent for the call.
+    let Some(response) = (unsafe { response.as_ref() }) else {
+        return EXT_INVALID;
+    };
+    // SAFETY: given by the rules of the header, also where the call fails.
+    let body = unsafe { completion::take(response.body) };
+    sized::<ext_response>("respond", response.struct_size);
+    let Some(request) = of_request(request) else {
+        cold_path();
+        return stale("respond");
+    };
+    answer_with(request, response, body)
+}
+
+pub(super) unsafe extern "C" fn stream(
+    request: ext_request,
+    head: *const ext_response,
+) -> ext_status {
+    // SAFETY: the header makes it a response, lent for the call.
+    let Some(response) = (unsafe { head.as_ref() }) else {
+        return EXT_INVALID;
+    };
+    // SAFETY: given by the rules of the header, also where the call fails.
+    let body = unsafe { completion::take(response.body) };
+    sized::<ext_response>("stream", response.struct_size);
+    let Some(request) = of_request(request) else {
+        return stale("stream");
+    };
+    if !body.is_empty() {
+        return reject(request, "the head of a stream must have no body");
+    }
+    let mut headers = HeaderMap::new();
+    let made = status_of(response.status)
+        .and_then(|status| Ok((status, set_headers(&mut headers, response)?)));
+    let (status, says) = match made {
+        Ok(made) => made,
+        Err(rule) => return reject(request, rule),
+    };
+    if let Err(status) = request.claim(true) {
+        return late(request, status);
+    }
+    request.worker().run(move |_| {
+        request.answer(with_headers(status, headers, Body::Declared(says.length)));
+    });
+    EXT_OK
+}
+
+pub(super) unsafe extern "C" fn write(
+    request: ext_request,
+    chunk: ext_buffer,
+    completion: ext_completion,
+) -> ext_status {
+    // SAFETY: given by the rules of the header, also where the call fails.
+    let chunk = unsafe { completion::take(chunk) };
+    let Some(request) = of_request(request) else {
+        return EXT_GONE;
+    };
+    on_worker(request.worker(), completion, move |worker, completion| {
+        request.write(worker, chunk, completion)
+    })
+}
+
+pub(super) unsafe extern "C" fn end(request: ext_request, status: ext_status) -> ext_status {
+    let Some(request) = of_request(request) else {
+        return EXT_GONE;
+    };
+    if request.worker().is_current() {
+        return with_current(|worker| request.end(worker, status == EXT_OK))
+            .map_or(EXT_GONE, |ended| {
+                ended.map_or_else(|status| staged("end", status), |()| EXT_OK)
+            });
+    }
+    request.worker().run(move |worker| {
+        let _ = request
+            .end(worker, status == EXT_OK)
+            .map_err(|status| staged("end", status));
+    });
+    EXT_OK
+}
+
+pub(super) unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_status {
+    // SAFETY: the header makes it an error, lent for the call.
+    let Some(error) = (unsafe { error.as_ref() }) else {
+        return EXT_INVALID;
+    };
+    sized::<ext_error>("fail", error.struct_size);
+    let Some(request) = of_request(request) else {
+        return stale("fail");
+    };
+    if let Err(status) = request.claim(false) {
+        return late(request, status);
+    }
+    let failure = Failure {
+        status: u16::try_from(error.status)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok())
+            .filter(|status| status.is_client_error() || status.is_server_error())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        code: Some(lossy(&error.code)).filter(|code| !code.is_empty()),
+        message: lossy(&error.message),
+        cause: Some(lossy(&error.cause)).filter(|cause| !cause.is_empty()),
+        is_panic: error.flags & EXT_ERROR_PANIC != 0,
+    };
+    if failure.is_panic {
+        let cause = failure.cause.as_deref().unwrap_or(&failure.message);
+        contract_checks::note(Rule::DoesNotPanic, || {
+            format!("{}: {cause}", named(request))
+        });
+    }
+    if !(400..600).contains(&error.status) {
+        contract_checks::note(Rule::ValidAnswers, || {
+            format!(
+                "{}: `fail` was given the status {}",
+                named(request),
+                error.status
+            )
+        });
+    }
+    request.worker().run(move |worker| {
+        request.log_failure(&failure);
+        request.answer(reply::fail(&failure, request.shared()));
+        request.finish(worker);
+    });
+    EXT_OK
+}
+
+pub(super) unsafe extern "C" fn relay(
+    request: ext_request,
+    fetched: ext_fetched,
+    edits: *const ext_response,
+) -> ext_status {
+    let answer = of_fetched(fetched);
+    // Given in every case, so that it ends here in every case.
+    let discard = move || {
+        if let Some(answer) = answer {
+            answer
+                .worker()
+                .run(move |worker| drop(answer.close(worker)));
+        }
+    };
+    let Some(request) = of_request(request) else {
+        discard();
+        return stale("relay");
+    };
+    // SAFETY: NULL, or lent for the call.
+    let edits = unsafe { edits.as_ref() }.map(Edits::read).transpose();
+    let (answer, edits) = match (answer, edits) {
+        (Some(answer), Ok(edits)) => (answer, edits),
+        (None, _) => return reject(request, "the answer that was to be relayed is over"),
+        (_, Err(rule)) => {
+            discard();
+            return reject(request, rule);
+        }
+    };
+    if let Err(status) = request.claim(false) {
+        discard();
+        return late(request, status);
+    }
+    request.worker().run(move |worker| {
+        // An answer that was fetched on another worker cannot move here: its connection belongs there.
+        let response = match answer.close(worker) {
+            Some((status, headers, Some(body))) => {
+                let mut response = reply::relay(status, headers, body, request.flight());
+                if let Some(edits) = edits {
+                    edits.apply(&mut response);
+                }
+                response
+            }
+            _ => {
+                discard();
+                invalid(
+                    request,
+                    "only an answer that was fetched on the request's worker can be relayed",
+                )
+            }
+        };
+        request.answer(response);
+        request.finish(worker);
+    });
+    EXT_OK
+}
+
+pub(super) unsafe extern "C" fn give_up(request: ext_request) -> ext_status {
+    let Some(request) = of_request(request) else {
+        return EXT_GONE;
+    };
+    request.worker().run(move |worker| request.finish(worker));
+    EXT_OK
+}
+
+fn with_headers(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::with_body(status, body);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Answers whole with what an extension gave: directly on the request's worker, else as a job of it.
+fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> ext_status {
+    let status = match status_of(given.status) {
+        Ok(status) => status,
+        Err(rule) => return reject(request, rule),
+    };
+    if !request.worker().is_current() {
+        cold_path();
+        return answer_from_elsewhere(request, status, given, body);
+    }
+    if let Err(status) = request.claim(false) {
+        return late(request, status);
+    }
+    // Straight into the answer's own header map.
+    let mut response = Response::with_body(status, Body::Bytes(body));
+    let headers = response.headers_mut();
+    let made = set_headers(headers, given);
+    match made {
+        Ok(Says { has_id: true, .. }) => {}
+        Ok(_) => headers.append(REQUEST_ID, request.shared().request_id().header_value()),
+        Err(rule) => {
+            cold_path();
+            response = reply::with_id(invalid(request, rule), request.shared().request_id())
+        }
+    }
+    with_current(|worker| request.conclude(worker, response));
+    made.map_or(EXT_INVALID, |_| EXT_OK)
+}
+
+#[inline(never)]
+fn answer_from_elsewhere(
+    request: request::Handle,
+    status: StatusCode,
+    given: &ext_response,
+    body: Bytes,
+) -> ext_status {
+    let mut headers = HeaderMap::new();
+    match set_headers(&mut headers, given) {
+        Ok(_) => match request.claim(false) {
+            Ok(()) => {
+                request.worker().run(move |worker| {
+                    request.answer(with_headers(status, headers, Body::Bytes(body)));
+                    request.finish(worker);
+                });
+                EXT_OK
+            }
+            Err(status) => late(request, status),
+        },
+        Err(rule) => reject(request, rule),
+    }
+}
+
+/// Answers with a 500 in place of what breaks a rule.
+fn reject(request: request::Handle, rule: &'static str) -> ext_status {
+    if let Err(status) = request.claim(false) {
+        return late(request, status);
+    }
+    request.worker().run(move |worker| {
+        request.answer(invalid(request, rule));
+        request.finish(worker);
+    });
+    EXT_INVALID
+}
+
+fn status_of(status: u32) -> Result<StatusCode, &'static str> {
+    u16::try_from(status)
+        .ok()
+        .filter(|status| (200..600).contains(status))
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or("the status of an answer must be from 200 to 599")
+}
+
+/// What the client gets in place of an answer that breaks the rules.
+fn invalid(request: request::Handle, rule: &str) -> Response<Body> {
+    contract_checks::note(Rule::ValidAnswers, || format!("{}: {rule}", named(request)));
+    request.log(
+        Level::Error,
+        &format!("the extension's answer was not sent: {rule}"),
+    );
+    reply::refuse(&Refusal::Internal)
+}
+
+/// An answer that came too late, or twice.
+fn late(request: request::Handle, status: ext_status) -> ext_status {
+    if status == EXT_ANSWERED {
+        contract_checks::note(Rule::AnswersOnce, || {
+            format!("{} was answered twice", named(request))
+        });
+    }
+    request.worker().run(move |worker| {
+        if status == EXT_GONE {
+            request.log(
+                Level::Debug,
+                "the extension answered after the request was over",
+            );
+            request.finish(worker);
+        } else {
+            request.log(
+                Level::Warn,
+                "the extension answered a request twice; the second answer was discarded",
+            );
+        }
+    });
+    status
+}
+
+/// A handle whose time is over. Whose it was is not known any more, but on a worker, who uses it.
+fn stale(call: &str) -> ext_status {
+    contract_checks::note(Rule::LetsFinishedGo, || {
+        format!("`{call}` was called with a finished request")
+    });
+    let name = crate::runtime::worker::inside();
+    let name = name.as_deref().unwrap_or("unknown");
+    log::event(
+        Level::Warn,
+        "an extension used a request that it had finished before",
+        &[("extension", &name), ("call", &call)],
+    );
+    EXT_GONE
+}
+
+/// A request, for a report.
+fn named(request: request::Handle) -> String {
+    match request.head() {
+        Some(head) => format!("{} {}", lossy(&head.method), lossy(&head.path)),
+        None => "a finished request".to_owned(),
+    }
+}
+
+/// What an answer's headers say that the host heeds.
+#[derive(Clone, Copy, Default)]
+struct Says {
+    /// The length that `Content-Length` declares.
+    length: Option<u64>,
+    /// They name the request themselves.
+    has_id: bool,
+}
+
+/// Sets an answer's headers; the error is the rule that they break.
+fn set_headers(headers: &mut HeaderMap, response: &ext_response) -> Result<Says, &'static str> {
+    let mut says = Says::default();
+    for field in slice_of(response.headers, response.header_count) {
+        if bytes(&field.name) == CONTENT_TYPE {
+            headers.append(header::CONTENT_TYPE, value_of(field)?);
+            continue;
+        }
+        let (name, value) = header_of(field)?;
+        match name {
+            header::CONTENT_LENGTH => {
+                cold_path();
+                says.length = facts::length(&value);
+            }
+            name if headers::is_hop_by_hop(&name) => {}
+            name => {
+                says.has_id |= name == REQUEST_ID;
+                headers.append(name, value);
+            }
+        }
+    }
+    Ok(says)
+}
+
+fn header_of(field: &ext_field) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
+    Ok((name, value_of(field)?))
+}
+
+fn value_of(field: &ext_field) -> Result<HeaderValue, &'static str> {
+    match bytes(&field.value) {
+        // What nearly every answer has is neither parsed nor copied.
+        b"application/json; charset=utf-8" => Ok(reply::JSON),
+        b"text/plain; charset=utf-8" => Ok(reply::TEXT),
+        value => reply::value_of(value).ok_or(NOT_A_VALUE),
+    }
+}
+
+/// As extensions write it, for the most part.
+const CONTENT_TYPE: &[u8] = b"content-type";
+
+pub(super) const NOT_A_NAME: &str = "a header's name is not a token";
+
+pub(super) const NOT_A_VALUE: &str = "a header's value holds a control character";
+
+/// Whether an extension has a say in a header: those of the connection, its target and the body's length are the host's.
+pub(super) fn is_settable(name: &HeaderName) -> bool {
+    !headers::is_hop_by_hop(name) && *name != header::CONTENT_LENGTH && *name != header::HOST
+}
+
+/// Changes to a relayed answer.
+struct Edits {
+    status: Option<StatusCode>,
+    headers: Vec<(HeaderName, Option<HeaderValue>)>,
+}
+
+impl Edits {
+    fn read(given: &ext_response) -> Result<Self, &'static str> {
+        let status = if given.status == 0 {
+            None
+        } else {
+            Some(status_of(given.status)?)
+        };
+        Ok(Self {
+            status,
+            headers: edited(slice_of(given.headers, given.header_count))?,
+        })
+    }
+
+    fn apply(self, response: &mut Response<Body>) {
+        if let Some(status) = self.status {
+            *response.status_mut() = status;
+        }
+        apply(self.headers, response.headers_mut());
+    }
+}
+
+/// Headers to set, or to remove where the value is absent.
+fn edited(fields: &[ext_field]) -> Result<Vec<(HeaderName, Option<HeaderValue>)>, &'static str> {
+    let mut edits = Vec::with_capacity(fields.len());
+    for field in fields {
+        if field.value.ptr.is_null() {
+            let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
+            edits.push((name, None));
+        } else {
+            let (name, value) = header_of(field)?;
+            edits.push((name, Some(value)));
+        }
+    }
+    edits.retain(|(name, _)| is_settable(name));
+    Ok(edits)
+}
+
+/// Sets each name's lines in place of those that were there; several lines of one name stay several.
+fn apply(edits: Vec<(HeaderName, Option<HeaderValue>)>, headers: &mut HeaderMap) {
+    for (index, (name, _)) in edits.iter().enumerate() {
+        if !edits[..index].iter().any(|(before, _)| before == name) {
+            headers.remove(name);
+        }
+    }
+    for (name, value) in edits {
+        if let Some(value) = value {
+            headers.append(name, value);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! UNSAFE: what an extension gives, as the host's own types.
+#![expect(
+    unsafe_code,
+    reason = "the functions of the ABI take raw pointers; the header says what they must point at"
+)]
+
+use std::hint::cold_path;
+
+use actix_http::header::HeaderMap;
+use extension_api::abi::*;
+
+use crate::boundary::fetched;
+use crate::boundary::request;
+use crate::extension::Context;
+use crate::runtime::contract_checks::{self, Rule};
+use crate::runtime::ffi_out;
+
+pub(super) fn context(ctx: *mut ext_context) -> Option<&'static Context> {
+    // SAFETY: the header: the pointer that `create` was given; it is one to a `Context` that is never freed.
+    unsafe { ctx.cast::<Context>().as_ref() }
+}
+
+pub(super) fn of_request(request: ext_request) -> Option<request::Handle> {
+    // SAFETY: zero, or a handle of this host's (header).
+    unsafe { request::Handle::from_numbers(request.slot, request.generation) }
+}
+
+pub(super) fn of_fetched(fetched: ext_fetched) -> Option<fetched::Handle> {
+    // SAFETY: zero, or a handle of this host's (header).
+    unsafe { fetched::Handle::from_numbers(fetched.slot, fetched.generation) }
+}
+
+pub(super) fn bytes(slice: &ext_slice) -> &[u8] {
+    if slice.len == 0 || slice.ptr.is_null() {
+        return b"";
+    }
+    // SAFETY: lent by the caller for the call (header), and the reference lives no longer than the slice that was passed in.
+    unsafe { std::slice::from_raw_parts(slice.ptr, slice.len) }
+}
+
+pub(super) fn text(slice: &ext_slice) -> Option<&str> {
+    std::str::from_utf8(bytes(slice)).ok()
+}
+
+pub(super) fn lossy(slice: &ext_slice) -> String {
+    String::from_utf8_lossy(bytes(slice)).into_owned()
+}
+
+pub(super) fn slice_of<'a>(fields: *const ext_field, count: usize) -> &'a [ext_field] {
+    if count == 0 || fields.is_null() {
+        return &[];
+    }
+    // SAFETY: an array lent by the caller for the call (header); every caller of this uses it within that call.
+    unsafe { std::slice::from_raw_parts(fields, count) }
+}
+
+/// Notes a struct that is shorter than the first version of the header has it.
+pub(super) fn sized<T>(call: &str, struct_size: u32) {
+    if (struct_size as usize) < size_of::<T>() {
+        cold_path();
+        contract_checks::note(Rule::StructSize, || {
+            format!("`{call}` was given a struct_size of {struct_size}")
+        });
+    }
+}
+
+pub(super) fn look_up(
+    headers: &HeaderMap,
+    name: &ext_slice,
+    index: usize,
+    value: *mut ext_slice,
+) -> ext_status {
+    let (Some(name), false) = (text(name), value.is_null()) else {
+        return EXT_INVALID;
+    };
+    match headers.get_all(name).nth(index) {
+        Some(found) => {
+            // SAFETY: not NULL, and the header makes it a place for a slice.
+            unsafe { value.write(ffi_out::bytes(found.as_bytes())) };
+            EXT_OK
+        }
+        None => EXT_ABSENT,
+    }
+}
+
+pub(super) fn hand_over(
+    all: &[ext_field],
+    fields: *mut *const ext_field,
+    count: *mut usize,
+) -> ext_status {
+    if fields.is_null() || count.is_null() {
+        return EXT_INVALID;
+    }
+    // SAFETY: not NULL, and the header makes them places for a pointer and a number.
+    unsafe {
+        fields.write(all.as_ptr());
+        count.write(all.len());
+    }
+    EXT_OK
+}

@@ -1,0 +1,146 @@
+//! UNSAFE: how what an extension begins gets to its worker, and to whom it belongs.
+#![expect(
+    unsafe_code,
+    reason = "the place for an operation's handle is a raw pointer; the header says what it must point at"
+)]
+
+use std::borrow::Cow;
+use std::hint::cold_path;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use extension_api::abi::*;
+
+use super::ffi_in::of_request;
+use crate::boundary::operation;
+use crate::boundary::request;
+use crate::extension::Context;
+use crate::runtime::completion::{Completion, Outcome};
+use crate::runtime::contract_checks::{self, Rule};
+use crate::runtime::worker::{Remote, Worker, with_current};
+
+/// The worker on which an operation runs: the request's; without one this thread's, or else any.
+pub(super) fn worker_for(
+    ctx: &Context,
+    request: ext_request,
+) -> Result<(Cow<'static, Remote>, Option<request::Handle>), ()> {
+    if request.slot != 0 {
+        let request = of_request(request).ok_or(())?;
+        return Ok((Cow::Borrowed(request.worker()), Some(request)));
+    }
+    let remote = with_current(|worker| worker.remote.clone()).or_else(|| ctx.any_worker());
+    Ok((Cow::Owned(remote.ok_or(())?), None))
+}
+
+/// Registers a completion on a worker. Where that is another thread's, a failure comes through the completion.
+pub(super) fn on_worker(
+    remote: &Remote,
+    completion: ext_completion,
+    act: impl FnOnce(&Rc<Worker>, Completion) -> Result<(), (Completion, ext_status)> + Send + 'static,
+) -> ext_status {
+    if completion.function.is_none() {
+        contract_checks::note(Rule::CompletionFunction, || {
+            "its function is NULL".to_owned()
+        });
+        return EXT_INVALID;
+    }
+    let completion = Completion::new(completion);
+    if !remote.is_current() {
+        return on_worker_elsewhere(remote, completion, act);
+    }
+    match with_current(|worker| act(worker, completion)) {
+        Some(Ok(())) => EXT_OK,
+        Some(Err((completion, status))) => {
+            cold_path();
+            completion.forget();
+            refused(status)
+        }
+        None => EXT_GONE,
+    }
+}
+
+#[inline(never)]
+fn on_worker_elsewhere(
+    remote: &Remote,
+    completion: Completion,
+    act: impl FnOnce(&Rc<Worker>, Completion) -> Result<(), (Completion, ext_status)> + Send + 'static,
+) -> ext_status {
+    remote.run(move |worker| {
+        if let Err((completion, status)) = act(worker, completion) {
+            worker.complete(completion, Outcome::failed(refused(status)));
+        }
+    });
+    EXT_OK
+}
+
+/// Where the caller waits for an operation's handle, if it does.
+pub(super) struct Place(Option<NonNull<ext_op>>);
+// SAFETY: `of` keeps the pointer only where the job runs on the caller's thread, inside the caller's own call.
+unsafe impl Send for Place {}
+
+impl Place {
+    /// The place for what is begun on this worker. Begun elsewhere, an operation cannot be cancelled early: no handle is there yet.
+    pub(super) fn of(op: *mut ext_op, worker: &Remote) -> Self {
+        let place = NonNull::new(op);
+        if worker.is_current() {
+            return Self(place);
+        }
+        if let Some(place) = place {
+            // SAFETY: not NULL, and the header makes it a place for a handle.
+            unsafe { place.write(ext_op::default()) };
+        }
+        Self(None)
+    }
+
+    fn put(self, operation: operation::Handle) {
+        if let Some(place) = self.0 {
+            // SAFETY: the caller is still inside its call, which lends the place (header); see `of`.
+            unsafe { place.write(operation.to_abi()) };
+        }
+    }
+}
+
+/// Starts an operation and ties it to the request, or to the extension's own life.
+pub(super) fn begin(
+    worker: &Rc<Worker>,
+    ctx: &'static Context,
+    request: Option<request::Handle>,
+    mut completion: Completion,
+    place: Place,
+    start: impl FnOnce(Completion) -> operation::Handle,
+) -> Result<(), (Completion, ext_status)> {
+    let Some(flight) = ctx.hold().filter(|_| !worker.is_ending()) else {
+        return Err((completion, EXT_GONE));
+    };
+    completion.hold(flight);
+    let operation = start(completion);
+    place.put(operation);
+    let is_bound = match request {
+        Some(request) => request.bind(operation),
+        None => ctx.bind(operation),
+    };
+    if !is_bound {
+        operation.cancel();
+    }
+    Ok(())
+}
+
+/// Passes on why an operation was not begun, and notes what should not have been asked for.
+fn refused(status: ext_status) -> ext_status {
+    if status == EXT_BUSY {
+        contract_checks::note(Rule::OneAtATime, || {
+            "a read or write was begun while one was under way".to_owned()
+        });
+    }
+    staged("write", status)
+}
+
+/// Passes a status on, and notes one that says that the call came at the wrong time.
+pub(super) fn staged(call: &str, status: ext_status) -> ext_status {
+    if status == EXT_STAGE {
+        contract_checks::note(Rule::AtItsStage, || {
+            format!("`{call}` was called too early or too late")
+        });
+    }
+    status
+}

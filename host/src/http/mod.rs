@@ -1,0 +1,6 @@
+//! TODO
+
+pub mod facts;
+pub mod headers;
+pub mod reply;
+pub mod request_id;

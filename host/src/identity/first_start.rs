@@ -1,0 +1,79 @@
+//! What an opened store is asked for before the host serves: the secret, the first administrator, and whom ADMIN_TOKEN
+//! stands for.
+
+use super::local_users;
+use super::source::Known;
+use crate::config;
+use crate::platform::log;
+use crate::store::start::{Created, Wanted};
+use crate::store::{Place, Store, StoreError};
+
+/// What was found or made.
+pub struct Opened {
+    /// What tokens are signed with.
+    pub secret: String,
+    /// The administrator that was made at the first start, if that is still one.
+    pub administrator: Option<Known>,
+}
+
+/// Fills an empty store, and prints what was generated: once, on stdout, and never in the log.
+///
+/// # Errors
+/// Where the store does not answer, or ADMIN_EMAIL or ADMIN_PASSWORD is none.
+pub fn prepare(store: &Store, auth: &config::Auth, place: &Place) -> Result<Opened, StoreError> {
+    let wanted = Wanted {
+        email: Some(auth.admin_email.clone()).filter(|email| !email.is_empty()),
+        password: auth.admin_password.reveal().map(str::to_owned),
+        has_token: auth.admin_token.reveal().is_some(),
+    };
+    if let Some(created) =
+        store.block_on(|db| async move { db.first_administrator(wanted).await })?
+    {
+        log::info(
+            "first start: an administrator was created",
+            &[("email", &created.email), ("store", place)],
+        );
+        print(&created);
+    }
+    let secret = match auth.secret.reveal() {
+        Some(secret) => secret.to_owned(),
+        None => {
+            let (secret, is_new) = store.block_on(|db| async move { db.secret().await })?;
+            if is_new {
+                log::warn(
+                    "SECRET is not set: one was generated and is kept in the store; several hosts, or a host beside a Directus, need a shared one",
+                    &[("store", place)],
+                );
+            }
+            secret
+        }
+    };
+    let administrator = store.block_on(|db| async move {
+        match db.first_administrator_id().await? {
+            Some(id) => db.user_by_id(&id).await,
+            None => Ok(None),
+        }
+    })?;
+    let administrator = administrator
+        .filter(|user| user.is_active())
+        .map(|user| local_users::known(&user))
+        .filter(|known| known.who.admin);
+    Ok(Opened {
+        secret,
+        administrator,
+    })
+}
+
+fn print(created: &Created) {
+    if created.password.is_none() && created.token.is_none() {
+        return;
+    }
+    println!("First start. This is shown once:");
+    println!("  administrator  {}", created.email);
+    if let Some(password) = &created.password {
+        println!("  password       {password}");
+    }
+    if let Some(token) = &created.token {
+        println!("  static token   {token}");
+    }
+}

@@ -1,0 +1,205 @@
+//! The source of identity for the host's own users: their static tokens and the JWTs that they signed in for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::cache::{Cache, UNVERIFIED_MAX};
+use super::jwt::{Claimed, Signed};
+use super::source::{Answering, Asked, KEEP, Known, Source, Unavailable, Verdict};
+use super::{Accountability, Refusal};
+use crate::config::values::Network;
+use crate::extension::registry::whole;
+use crate::platform::log;
+use crate::store::users::User;
+use crate::store::{Store, StoreError, digest_of, hex, seconds};
+
+/// How often hosts that have cached an answer look whether the store has changed.
+const POLL: Duration = Duration::from_secs(2);
+/// Every how many looks the last uses of tokens are written down.
+const WRITE_USES_EVERY: u32 = 15;
+/// How many uses wait to be written down; more are not noted.
+const USES_MAX: usize = 10_000;
+/// Tokens of the store are 32 bytes in base64url: others are not looked up.
+const TOKEN_LENGTH: usize = 43;
+
+/// The host's own users.
+pub struct Own {
+    store: Store,
+    uses: Arc<Mutex<HashMap<String, i64>>>,
+}
+
+impl Own {
+    /// Takes the store for a source, and keeps the cache in line with it from now on.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn new(store: Store, cache: &Arc<Cache>) -> Result<Own, StoreError> {
+        let uses = Arc::default();
+        let epoch = store.block_on(|db| async move { db.epoch().await })?;
+        store.keep_running(follow(
+            store.db().clone(),
+            Arc::downgrade(cache),
+            Arc::clone(&uses),
+            epoch,
+        ));
+        Ok(Own { store, uses })
+    }
+
+    async fn by_token(&self, asked: &Asked) -> Result<Verdict, StoreError> {
+        let digest = hex(&asked.digest);
+        let owner = self
+            .store
+            .run(|db| async move { db.owner_of(&digest).await })
+            .await?;
+        let Some(owner) = owner else {
+            return Ok(Verdict::Unknown);
+        };
+        let now = seconds(asked.now);
+        if !owner.user.is_active() || owner.expires.is_some_and(|expires| expires <= now) {
+            return Ok(Verdict::Refused(Refusal::InvalidCredentials));
+        }
+        self.note_use(owner.token, now);
+        Ok(Verdict::Known(Known {
+            expires: owner.expires.map(|expires| expires as f64),
+            ..known(&owner.user)
+        }))
+    }
+
+    async fn by_claims(&self, claimed: &Claimed) -> Result<Verdict, StoreError> {
+        let Some(id) = claimed.who.user.clone() else {
+            return Ok(Verdict::Unknown);
+        };
+        let session = claimed.who.session.clone();
+        let found = self
+            .store
+            .run(|db| async move {
+                let user = db.user_by_id(&id).await?;
+                let is_in_session = match (&user, session) {
+                    (Some(_), Some(session)) => {
+                        db.has_session(digest_of(session.as_bytes()), &id).await?
+                    }
+                    _ => true,
+                };
+                Ok((user, is_in_session))
+            })
+            .await?;
+        let (user, is_in_session) = match found {
+            (Some(user), is_in_session) => (user, is_in_session),
+            (None, _) => return Ok(Verdict::Unknown),
+        };
+        let is_outdated = claimed.issued.unwrap_or(0.0) < user.tokens_since as f64;
+        if !user.is_active() || !is_in_session || is_outdated {
+            return Ok(Verdict::Refused(Refusal::InvalidCredentials));
+        }
+        let mut known = known(&user);
+        Arc::make_mut(&mut known.who)
+            .session
+            .clone_from(&claimed.who.session);
+        known.expires = Some(claimed.expires);
+        Ok(Verdict::Known(known))
+    }
+
+    fn note_use(&self, token: String, at: i64) {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        if uses.len() < USES_MAX {
+            uses.insert(token, at);
+        }
+    }
+}
+
+impl Source for Own {
+    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
+        Box::pin(async move {
+            let answer = match &asked.signed {
+                Signed::No if asked.token.len() == TOKEN_LENGTH => self.by_token(asked).await,
+                Signed::Good(claimed) => self.by_claims(claimed).await,
+                Signed::No | Signed::Bad { .. } => Ok(Verdict::Unknown),
+            };
+            answer.map_err(|cause| {
+                log::error(
+                    "the store cannot tell who asks",
+                    &[("cause", &whole(&cause))],
+                );
+                Unavailable
+            })
+        })
+    }
+}
+
+/// What a user of the store may do.
+pub fn known(user: &User) -> Known {
+    let mut who = Accountability {
+        user: Some(user.id.as_str().into()),
+        ..Accountability::default()
+    };
+    let mut from = Vec::new();
+    if let Some(role) = &user.role {
+        let id: Arc<str> = role.id.as_str().into();
+        who.role = Some(id.clone());
+        who.roles = vec![id];
+        who.role_names = vec![role.name.as_str().into()];
+        who.admin = role.admin_access;
+        who.app = role.app_access;
+        let ranges = role.ip_ranges.iter();
+        from = ranges.filter_map(|range| Network::parse(range)).collect();
+        // A range that cannot be read lets nobody in: 0.0.0.0/32 is nobody's address.
+        if from.len() < role.ip_ranges.len() && from.is_empty() {
+            from.extend(Network::parse("0.0.0.0/32"));
+        }
+    }
+    Known {
+        who: who.into(),
+        from,
+        keep: KEEP,
+        ..Known::default()
+    }
+}
+
+/// Looks at the store's count of changes for as long as there is something cached, and writes down when tokens were used.
+async fn follow(
+    db: crate::store::Db,
+    cache: std::sync::Weak<Cache>,
+    uses: Arc<Mutex<HashMap<String, i64>>>,
+    mut epoch: i64,
+) {
+    let mut turn = 0_u32;
+    let mut is_lost = false;
+    loop {
+        tokio::time::sleep(POLL).await;
+        let Some(cache) = cache.upgrade() else { return };
+        turn = turn.wrapping_add(1);
+        if turn.is_multiple_of(WRITE_USES_EVERY) {
+            let uses: Vec<_> = {
+                let mut uses = uses.lock().unwrap_or_else(PoisonError::into_inner);
+                uses.drain().collect()
+            };
+            // Lost where the store is away: nothing depends on it.
+            if !uses.is_empty() && db.note_uses(uses).await.is_err() {
+                log::debug("the last uses of tokens were not written down", &[]);
+            }
+        }
+        if cache.is_empty() {
+            continue;
+        }
+        let asked_at = cache.now_ms();
+        match tokio::time::timeout(UNVERIFIED_MAX / 2, db.epoch()).await {
+            Ok(Ok(now)) => {
+                if now != epoch {
+                    epoch = now;
+                    cache.forget();
+                }
+                cache.verified(asked_at);
+                is_lost = false;
+            }
+            Ok(Err(_)) | Err(_) if is_lost => {}
+            Ok(Err(_)) | Err(_) => {
+                is_lost = true;
+                log::warn(
+                    "the store does not answer; cached identities end in a few seconds",
+                    &[],
+                );
+            }
+        }
+    }
+}

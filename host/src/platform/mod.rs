@@ -1,0 +1,7 @@
+//! TODO
+
+pub mod env;
+pub mod fnv;
+pub mod log;
+pub mod memory;
+pub mod scratch;

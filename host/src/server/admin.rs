@@ -1,0 +1,209 @@
+//! The host's own routes: whether it lives, what it is, and which extensions it serves.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actix_http::header::{self, HeaderValue};
+use actix_http::{Method, Response, StatusCode};
+use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
+use futures_core::future::LocalBoxFuture;
+use serde_json::{Value, json};
+
+use crate::extension::loader::{self, Scope};
+use crate::extension::registry::{Entry, State, whole};
+use crate::extension::{Extension, library};
+use crate::http::reply::{Body, Refusal, errors, json_with, refuse, text};
+use crate::identity::Accountability;
+use crate::server::Host;
+
+/// An answer of the host's own.
+pub enum Served {
+    /// It is there.
+    Now(Response<Body>),
+    /// It takes a while.
+    Soon(LocalBoxFuture<'static, Response<Body>>),
+}
+
+/// Serves the host's own routes; `None` where the path is none of them.
+pub fn serve(
+    host: &Arc<Host>,
+    method: &Method,
+    path: &str,
+    who: &Accountability,
+) -> Option<Served> {
+    let now = match path {
+        "/server/ping" => on(method, &Method::GET, || text(StatusCode::OK, "pong")),
+        "/server/health" => on(method, &Method::GET, || health(host)),
+        "/server/info" => on(method, &Method::GET, || info(host, who)),
+        "/extensions" | "/extensions/" if who.admin => {
+            on(method, &Method::GET, || extensions(host))
+        }
+        "/extensions" | "/extensions/" => refuse(&Refusal::Forbidden),
+        _ => {
+            let id = path.strip_prefix("/extensions/")?.strip_suffix("/reload")?;
+            if !who.admin {
+                refuse(&Refusal::Forbidden)
+            } else if *method == Method::POST {
+                return Some(Served::Soon(Box::pin(reload(host.clone(), id.to_owned()))));
+            } else {
+                on(method, &Method::POST, || refuse(&Refusal::Internal))
+            }
+        }
+    };
+    Some(Served::Now(now))
+}
+
+/// Answers where the method is the served one; HEAD is served like GET.
+fn on(method: &Method, served: &Method, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    let allow = if *served == Method::GET {
+        "GET, HEAD, OPTIONS".to_owned()
+    } else {
+        format!("{served}, OPTIONS")
+    };
+    if method == served || (*method == Method::HEAD && *served == Method::GET) {
+        answer()
+    } else if *method == Method::OPTIONS {
+        options(&allow)
+    } else {
+        refuse(&Refusal::MethodNotAllowed { allow })
+    }
+}
+
+/// Loads an extension anew, whether its files have changed or not, and answers with what came of it.
+async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
+    let path = format!("/extensions/{id}/reload");
+    let meant = {
+        let registry = host.registry.load();
+        let mounted = registry
+            .find(&id)
+            .map(|mount| mount.extension.name().to_owned());
+        mounted.or_else(|| registry.entry(&id).map(|entry| entry.folder.clone()))
+    };
+    let Some(folder) = meant else {
+        return refuse(&Refusal::NotFound { path });
+    };
+    let working = host.clone();
+    let refreshed =
+        actix_rt::task::spawn_blocking(move || loader::refresh(&working, &Scope::Id(&id))).await;
+    if !matches!(refreshed, Ok(Ok(_))) {
+        return refuse(&Refusal::Internal);
+    }
+    let registry = host.registry.load();
+    match registry.entry(&folder) {
+        None => refuse(&Refusal::NotFound { path }),
+        Some(entry) => match (&entry.state, &entry.rejected) {
+            (State::Refused(error), _) | (_, Some(error)) => errors(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &whole(error.as_ref()),
+                error.code(),
+            ),
+            _ => json_with(StatusCode::OK, &json!({"data": self::entry(&host, entry)})),
+        },
+    }
+}
+
+/// The answer to OPTIONS.
+pub fn options(allow: &str) -> Response<Body> {
+    let mut response = Response::with_body(StatusCode::OK, Body::Empty);
+    if let Ok(allow) = HeaderValue::from_str(allow) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// "ok" where everything that was found is served, "warn" where something is refused: the host itself works in both cases.
+fn health(host: &Host) -> Response<Body> {
+    let status = if host.registry.load().refused().next().is_some() {
+        "warn"
+    } else {
+        "ok"
+    };
+    json_with(StatusCode::OK, &json!({"status": status}))
+}
+
+/// What everybody may know, and for administrators what helps them.
+fn info(host: &Host, who: &Accountability) -> Response<Body> {
+    let mut data = json!({"name": "extension-host"});
+    if who.admin {
+        let registry = host.registry.load();
+        data["version"] = env!("CARGO_PKG_VERSION").into();
+        data["abi"] = format!("{EXT_ABI_MAJOR}.{EXT_ABI_MINOR}").into();
+        data["uptime_s"] = host.started.elapsed().as_secs().into();
+        data["workers"] = host.worker_count().into();
+        data["extensions"] =
+            json!({"mounted": registry.mounted().count(), "refused": registry.refused().count()});
+        data["libraries_mapped"] = library::mapped().into();
+    }
+    json_with(StatusCode::OK, &json!({"data": data}))
+}
+
+fn extensions(host: &Host) -> Response<Body> {
+    let registry = host.registry.load();
+    let data: Vec<Value> = registry
+        .entries
+        .iter()
+        .flat_map(|known| entry(host, known))
+        .collect();
+    json_with(StatusCode::OK, &json!({"data": data}))
+}
+
+/// What there is to say of an extension folder: one value for each of its endpoints, or one that says why there is none.
+pub fn entry(host: &Host, entry: &Entry) -> Vec<Value> {
+    match &entry.state {
+        State::Mounted(extension) => described(host, entry, extension, "mounted"),
+        State::Disabled(extension) => described(host, entry, extension, "disabled"),
+        State::Off(switch) => vec![json!({
+            "id": null,
+            "folder": entry.folder,
+            "version": null,
+            "routes": [],
+            "state": "disabled",
+            "enabled_by": switch,
+            "error": null,
+        })],
+        State::Refused(error) => vec![json!({
+            "id": null,
+            "folder": entry.folder,
+            "version": null,
+            "routes": [],
+            "state": "refused",
+            "error": {"code": error.code(), "message": whole(error.as_ref())},
+        })],
+    }
+}
+
+fn described(host: &Host, entry: &Entry, extension: &Arc<Extension>, state: &str) -> Vec<Value> {
+    let describe = |endpoint: &crate::extension::instance::Endpoint| {
+        let route = |route: &crate::extension::routes::Route| json!({"method": route.method.as_ref().map_or("*", Method::as_str), "pattern": route.pattern});
+        json!({
+            "id": endpoint.id,
+            "folder": extension.name(),
+            "name": extension.manifest.name,
+            "version": extension.manifest.version,
+            "description": extension.manifest.description,
+            "routes": endpoint.routes.iter().map(route).collect::<Vec<_>>(),
+            "state": state,
+            // Why the newest build is not the one that is served.
+            "error": entry.rejected.as_ref().map(|error| json!({"code": error.code(), "message": whole(error.as_ref())})),
+            "sdk": extension.sdk,
+            "generation": extension.generation,
+            "content_sha256": extension.content_sha256(),
+            "loaded_at": rfc3339(extension.loaded_at),
+            "requests": {"in_flight": extension.context.requests(), "total": extension.context.served()},
+            "requests_on_older_generations": host.requests_on_older(extension.name()),
+            "libraries_mapped": extension.generation,
+        })
+    };
+    extension.endpoints.iter().map(describe).collect()
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    time::OffsetDateTime::from_unix_timestamp(since.as_secs() as i64)
+        .ok()
+        .and_then(|at| {
+            at.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_default()
+}
