@@ -14,8 +14,8 @@ use extension_host::commands::list;
 use extension_host::commands::new::{self, Wish};
 use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
-use extension_host::extension::registry::whole;
 use extension_host::identity::Authority;
+use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::log;
 use extension_host::platform::memory;
 use extension_host::server::{self, Host};
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            log::error(&whole(error.as_ref()), &[]);
+            log::error(&error_chain(error.as_ref()), &[]);
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,7 @@ use std::{fmt, fs, io};
 use serde_json::{Value, json};
 
 use crate::extension::gate;
+use crate::platform::error_chain::error_chain;
 
 /// A library that was built and put in place.
 pub struct Built {
@@ -150,8 +151,8 @@ pub fn run(folders: &[PathBuf], extensions: &Path, json: bool) -> Result<ExitCod
                 })
             }
             Err(error) => {
-                eprintln!("{}", crate::extension::registry::whole(&error));
-                json!({"folder": folder, "error": crate::extension::registry::whole(&error)})
+                eprintln!("{}", error_chain(&error));
+                json!({"folder": folder, "error": error_chain(&error)})
             }
         };
         rows.push(row);

@@ -18,9 +18,10 @@ use crate::config::Config;
 use crate::extension::copies::Copies;
 use crate::extension::discovery::FOLDER_PREFIX;
 use crate::extension::loader::{self, Scope};
-use crate::extension::registry::{State, ids, whole};
+use crate::extension::registry::{State, ids};
 use crate::identity::Authority;
 use crate::platform::env::Env;
+use crate::platform::error_chain::error_chain;
 use crate::platform::scratch::{self, Scratch};
 use crate::server::Host;
 
@@ -211,7 +212,7 @@ impl Source {
         match build::build(&self.folder) {
             Ok(_) => Ok(()),
             Err(error) => {
-                eprintln!("{}", whole(&error));
+                eprintln!("{}", error_chain(&error));
                 Err(())
             }
         }
@@ -340,7 +341,7 @@ fn say(host: &Host, folder: &str, saved: Option<Instant>) {
                 extension.generation
             ),
             (State::Refused(error), _) => {
-                format!("{folder} is not served: {}", whole(error.as_ref()))
+                format!("{folder} is not served: {}", error_chain(error.as_ref()))
             }
             (State::Off(switch), _) => {
                 format!("{folder} is not served: it waits for {switch} to be set")

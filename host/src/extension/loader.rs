@@ -14,9 +14,10 @@ use crate::extension::discovery::{self, Discovered, Discovery, Folder};
 use crate::extension::instance::{Aside, Opened};
 use crate::extension::library::{self, Checked};
 use crate::extension::manifest::{self, Manifest};
-use crate::extension::registry::{Entry, Registry, State, ids, whole};
+use crate::extension::registry::{Entry, Registry, State, ids};
 use crate::extension::{Extension, LoadError, Reason};
 use crate::platform::env::Env;
+use crate::platform::error_chain::error_chain;
 use crate::platform::log::{self, Level};
 use crate::server::Host;
 
@@ -306,7 +307,7 @@ pub fn refresh(host: &Arc<Host>, scope: &Scope<'_>) -> io::Result<Vec<Change>> {
         Ok(None) => {}
         Err(error) => log::event(
             Level::Error,
-            &whole(&error),
+            &error_chain(&error),
             &[("serving_with", &"the variables as they were")],
         ),
     }
@@ -430,12 +431,12 @@ pub fn report(changes: &[Change]) {
                     ("folder", folder),
                     ("serving_generation", &extension.generation),
                 ];
-                log::event(Level::Error, &whole(error.as_ref()), &fields);
+                log::event(Level::Error, &error_chain(error.as_ref()), &fields);
             }
             What::Refused(error) => {
                 log::event(
                     Level::Error,
-                    &whole(error.as_ref()),
+                    &error_chain(error.as_ref()),
                     &[("code", &error.code()), ("folder", folder)],
                 );
             }

@@ -9,8 +9,7 @@ use std::rc::Rc;
 use actix_http::header::{self, HeaderMap, HeaderValue};
 use smallvec::SmallVec;
 
-use crate::identity::credential::{may_be_directus, may_hold_token};
-use crate::identity::redact::holds_token;
+use crate::http::token_parameter::{holds_token, may_hold_token};
 
 /// As much of a User-Agent header as is kept, as in Directus.
 const USER_AGENT_BYTES_MAX: usize = 1024;
@@ -119,6 +118,13 @@ impl Said {
         self.has_origin
             .then(|| &self.texts[self.user_agent_len.unwrap_or(0)..])
     }
+}
+
+/// Whether a Cookie header may hold one of Directus's, whose names all begin with its own: most need not be taken apart.
+pub fn may_be_directus(line: &[u8]) -> bool {
+    // Eight bytes at a time are one comparison.
+    line.windows(8)
+        .any(|eight| <[u8; 8]>::try_from(eight).is_ok_and(|eight| eight == *b"directus"))
 }
 
 /// The length that a message declares.

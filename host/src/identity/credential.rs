@@ -8,10 +8,9 @@ use std::borrow::Cow;
 use actix_http::header::{self, HeaderMap};
 
 use super::{AuthError, Refusal};
-use crate::http::facts::Noted;
+use crate::http::facts::{Noted, may_be_directus};
+use crate::http::token_parameter::{Parameter, decode, token_parameter};
 
-/// The query parameter that holds a token.
-pub const QUERY_PARAMETER: &str = "access_token";
 /// The cookie that holds a session's token.
 pub const SESSION_COOKIE: &str = "directus_session_token";
 /// The cookie that holds a refresh token: of no use here, and nobody else's business either.
@@ -113,37 +112,6 @@ fn in_query(query: &str) -> Queried<'_> {
     }
 }
 
-/// A query parameter under the name of a token.
-pub(super) enum Parameter<'a> {
-    /// `access_token=…`
-    Value(&'a str),
-    /// `access_token[…`
-    Nested,
-}
-
-/// Whether a query may hold a token: whether the name of any parameter begins like one's. Most do not.
-pub fn may_hold_token(query: &str) -> bool {
-    let mut is_first = true;
-    query.bytes().any(|byte| {
-        let begins = is_first && matches!(byte, b'a' | b'%');
-        is_first = byte == b'&';
-        begins
-    })
-}
-
-/// Tells whether one `name=value` of a query stands for a token, whatever of its name is percent-encoded.
-pub(super) fn token_parameter(parameter: &str) -> Option<Parameter<'_>> {
-    if !parameter.starts_with(['a', '%']) {
-        return None;
-    }
-    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-    match decode(name, true).strip_prefix(QUERY_PARAMETER.as_bytes())? {
-        [] => Some(Parameter::Value(value)),
-        [b'[', ..] => Some(Parameter::Nested),
-        _ => None,
-    }
-}
-
 fn in_cookie(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
     value_of_cookie(headers, SESSION_COOKIE)
 }
@@ -174,13 +142,6 @@ fn value_of_cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<Cow<'a, [
     Some(text.map_or(Cow::Borrowed(value), |text| decode(text, false)))
 }
 
-/// Whether a Cookie header may hold one of Directus's, whose names all begin with its own: most need not be taken apart.
-pub fn may_be_directus(line: &[u8]) -> bool {
-    // Eight bytes at a time are one comparison.
-    line.windows(8)
-        .any(|eight| <[u8; 8]>::try_from(eight).is_ok_and(|eight| eight == *b"directus"))
-}
-
 /// Takes one `name=value` of a Cookie header apart.
 pub(super) fn cookie(cookie: &[u8]) -> Option<(&[u8], &[u8])> {
     let equals = cookie.iter().position(|byte| *byte == b'=')?;
@@ -188,31 +149,4 @@ pub(super) fn cookie(cookie: &[u8]) -> Option<(&[u8], &[u8])> {
         cookie[..equals].trim_ascii(),
         cookie[equals + 1..].trim_ascii(),
     ))
-}
-
-/// Undoes percent-encoding, once; what is no encoding stays as it is. In a query, a plus is a space.
-pub(super) fn decode(text: &str, plus_is_space: bool) -> Cow<'_, [u8]> {
-    let encoded = text.contains('%') || (plus_is_space && text.contains('+'));
-    if !encoded {
-        return Cow::Borrowed(text.as_bytes());
-    }
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let (byte, used) = match (first, behind) {
-            (b'%', [high, low, ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, 3),
-                _ => (b'%', 1),
-            },
-            (b'+', _) if plus_is_space => (b' ', 1),
-            (byte, _) => (*byte, 1),
-        };
-        decoded.push(byte);
-        rest = &rest[used..];
-    }
-    Cow::Owned(decoded)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    Some(char::from(digit).to_digit(16)? as u8)
 }

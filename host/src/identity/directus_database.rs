@@ -11,7 +11,7 @@ use super::source::{Answering, Asked, Grant, Known, Source, Unavailable, Verdict
 use super::{Accountability, IdentityError, Refusal};
 use crate::config;
 use crate::config::values::Network;
-use crate::extension::registry::whole;
+use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::store::users::can_be_kept;
 use crate::store::{Db, Place, Store, StoreError};
@@ -124,7 +124,7 @@ impl Source for DirectusDatabase {
             self.verdict(asked).await.map_err(|cause| {
                 log::error(
                     "the Directus's database cannot tell who asks",
-                    &[("cause", &whole(&cause))],
+                    &[("cause", &error_chain(&cause))],
                 );
                 Unavailable
             })

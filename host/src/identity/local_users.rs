@@ -9,7 +9,7 @@ use super::jwt::{Claimed, Signed};
 use super::source::{Answering, Asked, KEEP, Known, Source, Unavailable, Verdict};
 use super::{Accountability, Refusal};
 use crate::config::values::Network;
-use crate::extension::registry::whole;
+use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::store::users::User;
 use crate::store::{Store, StoreError, digest_of, hex, seconds};
@@ -119,7 +119,7 @@ impl Source for Own {
             answer.map_err(|cause| {
                 log::error(
                     "the store cannot tell who asks",
-                    &[("cause", &whole(&cause))],
+                    &[("cause", &error_chain(&cause))],
                 );
                 Unavailable
             })

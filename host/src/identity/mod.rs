@@ -7,11 +7,11 @@
 
 pub mod attempts;
 pub mod cache;
-pub mod client;
 pub mod credential;
 pub mod directus;
 pub mod directus_database;
 pub mod first_start;
+pub mod forwarded;
 pub mod jwt;
 pub mod local_users;
 pub mod redact;
@@ -211,7 +211,7 @@ impl Authority {
 
     /// The address that a request comes from.
     pub fn address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        client::address(&self.0.trust_proxy, peer, headers)
+        forwarded::address(&self.0.trust_proxy, peer, headers)
     }
 
     /// The address that a request comes from, where a proxy that is trusted names another than the peer.

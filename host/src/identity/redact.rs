@@ -5,10 +5,9 @@ use std::borrow::Cow;
 
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::credential::{
-    QUERY_PARAMETER, REFRESH_COOKIE, SESSION_COOKIE, cookie, decode, token_parameter,
-};
+use super::credential::{REFRESH_COOKIE, SESSION_COOKIE, cookie};
 use crate::http::facts::Said;
+use crate::http::token_parameter::{holds_token, token_parameter};
 
 /// Removes every `access_token` from the query of a URL (path and query, as sent), in whatever way its name is encoded,
 /// lists and objects included. A question mark with nothing left behind it goes, too.
@@ -114,22 +113,6 @@ fn redact_cookies(value: &[u8]) -> Option<Cow<'_, [u8]>> {
         }
     }
     (!kept.is_empty()).then_some(Cow::Owned(kept))
-}
-
-/// Whether a URL names a token, encoded or not, in its query or anywhere in it.
-pub fn holds_token(url: &[u8]) -> bool {
-    // Written without an early end, so that it is done in steps of sixteen bytes: most URLs need no second look.
-    let is_suspicious = url.iter().fold(false, |is_suspicious, byte| {
-        is_suspicious | matches!(byte, b'=' | b'[' | b'%')
-    });
-    if !is_suspicious {
-        return false;
-    }
-    let url = String::from_utf8_lossy(url);
-    let url = decode(&url, false);
-    let name = QUERY_PARAMETER.as_bytes();
-    url.windows(name.len() + 1)
-        .any(|window| window.starts_with(name) && matches!(window.last(), Some(b'=' | b'[')))
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use futures_core::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
 use crate::extension::loader::{self, Scope};
-use crate::extension::registry::{Entry, State, whole};
+use crate::extension::registry::{Entry, State};
 use crate::extension::{Extension, library};
 use crate::http::reply::{Body, Refusal, errors, json_with, refuse, text};
 use crate::identity::Accountability;
+use crate::platform::error_chain::error_chain;
 use crate::server::Host;
 
 /// An answer of the host's own.
@@ -94,7 +95,7 @@ async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
         Some(entry) => match (&entry.state, &entry.rejected) {
             (State::Refused(error), _) | (_, Some(error)) => errors(
                 StatusCode::UNPROCESSABLE_ENTITY,
-                &whole(error.as_ref()),
+                &error_chain(error.as_ref()),
                 error.code(),
             ),
             _ => json_with(StatusCode::OK, &json!({"data": self::entry(&host, entry)})),
@@ -167,7 +168,7 @@ pub fn entry(host: &Host, entry: &Entry) -> Vec<Value> {
             "version": null,
             "routes": [],
             "state": "refused",
-            "error": {"code": error.code(), "message": whole(error.as_ref())},
+            "error": {"code": error.code(), "message": error_chain(error.as_ref())},
         })],
     }
 }
@@ -184,7 +185,7 @@ fn described(host: &Host, entry: &Entry, extension: &Arc<Extension>, state: &str
             "routes": endpoint.routes.iter().map(route).collect::<Vec<_>>(),
             "state": state,
             // Why the newest build is not the one that is served.
-            "error": entry.rejected.as_ref().map(|error| json!({"code": error.code(), "message": whole(error.as_ref())})),
+            "error": entry.rejected.as_ref().map(|error| json!({"code": error.code(), "message": error_chain(error.as_ref())})),
             "sdk": extension.sdk,
             "generation": extension.generation,
             "content_sha256": extension.content_sha256(),

@@ -24,8 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::boundary::request;
 use crate::config::Limits;
 use crate::http::facts::Said;
+use crate::http::peer::Peer;
 use crate::http::reply::Body;
-use crate::identity::client::{IpText, write_peer};
 use crate::platform::log::{self, Level};
 use crate::platform::memory;
 use crate::runtime::worker::Worker;
@@ -69,40 +69,6 @@ pub struct Connection {
     before: RefCell<Before>,
     /// Where it stands in [`Connections::open`].
     place: Cell<usize>,
-}
-
-/// The other end of a connection, and as text, which requests on the connection show.
-pub struct Peer {
-    address: SocketAddr,
-    text: Vec<u8>,
-    ip_text: IpText,
-}
-
-impl Peer {
-    fn new(address: SocketAddr) -> Self {
-        let mut text = Vec::new();
-        write_peer(&mut text, address);
-        Self {
-            address,
-            text,
-            ip_text: IpText::new(address.ip()),
-        }
-    }
-
-    /// Address and port.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// "address:port".
-    pub fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    /// The address alone.
-    pub fn ip_text(&self) -> &IpText {
-        &self.ip_text
-    }
 }
 
 /// What the look over all connections has decided about one.
@@ -402,7 +368,7 @@ impl Serving {
 
     fn unpark(&mut self) {
         let io = Io(self.connection.clone());
-        let requests = self.http.call((io, Some(self.connection.peer.address)));
+        let requests = self.http.call((io, Some(self.connection.peer.address())));
         self.requests = Some(Box::pin(requests));
     }
 }

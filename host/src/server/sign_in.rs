@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use crate::boundary::request::{Incoming, below_mount};
 use crate::config;
-use crate::extension::registry::whole;
 use crate::http::reply::{self, Body, Refusal, json_with, refuse};
 use crate::identity::attempts::Wait;
 use crate::identity::credential::{self, REFRESH_COOKIE, SESSION_COOKIE};
 use crate::identity::jwt::Signed;
 use crate::identity::local_users::known;
 use crate::identity::{Accountability, AuthError, Authority, Refusal as Denied};
+use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::runtime::worker::Worker;
 use crate::server::admin;
@@ -479,7 +479,10 @@ enum Problem {
 
 impl From<StoreError> for Problem {
     fn from(cause: StoreError) -> Problem {
-        log::error("the store does not answer", &[("cause", &whole(&cause))]);
+        log::error(
+            "the store does not answer",
+            &[("cause", &error_chain(&cause))],
+        );
         Problem::Denied(Denied::Unavailable)
     }
 }

@@ -5,9 +5,8 @@ use extension_api::abi;
 
 use super::{Handle, Shared};
 use crate::http::facts::Said;
-use crate::identity::client::IpText;
+use crate::http::peer::{IpText, Peer};
 use crate::runtime::ffi_out;
-use crate::server::connection::Peer;
 
 /// What is read of a request: parts of [`Local`], which stay where they are, unchanged, until the entry is closed.
 pub(super) struct Sources {

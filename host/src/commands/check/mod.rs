@@ -24,8 +24,8 @@ use crate::extension::Reason;
 use crate::extension::discovery::{self, Discovered};
 use crate::extension::gate;
 use crate::extension::manifest::{Allow, Manifest};
-use crate::extension::registry::whole;
 use crate::platform::env::Env;
+use crate::platform::error_chain::error_chain;
 
 /// How a check is asked for.
 pub struct Asked<'a> {
@@ -177,7 +177,7 @@ fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
     let name = report.folder.clone();
     let said = |reason: Reason| {
         let error = reason.of(&name);
-        json!({"code": error.code(), "message": whole(&error)})
+        json!({"code": error.code(), "message": error_chain(&error)})
     };
     let Discovered { manifest, library } = match discovery::examine(folder) {
         Ok(discovered) => discovered,

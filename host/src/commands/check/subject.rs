@@ -19,10 +19,11 @@ use crate::extension::copies::Copies;
 use crate::extension::discovery::{self, Discovered};
 use crate::extension::instance::{Aside, Opened};
 use crate::extension::library::Checked;
-use crate::extension::registry::{Registry, whole};
+use crate::extension::registry::Registry;
 use crate::extension::{Extension, Reason};
 use crate::identity::Authority;
 use crate::platform::env::Env;
+use crate::platform::error_chain::error_chain;
 use crate::platform::log::{self, Level};
 use crate::runtime::contract_checks::{self, Breach, Rule};
 use crate::server::{self, Host};
@@ -132,7 +133,7 @@ pub fn run(
         Ok(extension) => extension,
         Err(error) => {
             let code = error.code().to_owned();
-            let message = whole(&error);
+            let message = error_chain(&error);
             host.copies.end();
             parent.tell(&Told::Refused { code, message })?;
             return Ok(ExitCode::from(2));
