@@ -9,7 +9,6 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::{fs, thread};
 
@@ -22,9 +21,9 @@ use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
 use extension_host::platform::env::Env;
 use extension_host::runtime::ffi_out;
-use extension_host::runtime::worker::Worker;
 use extension_host::server::Host;
 use extension_host::server::dispatch;
+use extension_host::server::server_worker::ServerWorker;
 
 struct Counting;
 
@@ -74,21 +73,21 @@ fn boundary(criterion: &mut Criterion, system: &actix_rt::SystemRunner) {
     let upstream = upstream();
     let env = [("BENCH_UPSTREAM", upstream.as_str())];
     let host = host(folder.path(), "bench_handlers", manifest, &env);
-    let worker = system.block_on(async { Worker::start(&host) });
+    let worker = system.block_on(async { ServerWorker::start(&host) });
     let mut group = criterion.benchmark_group("boundary");
     for (kind, path) in KINDS {
         group.bench_function(kind, |bench| {
-            bench.iter(|| system.block_on(answer(&worker, request(path))))
+            bench.iter(|| system.block_on(answer(worker, request(path))))
         });
     }
     group.finish();
     for (kind, path) in KINDS {
-        system.block_on(answer(&worker, request(path)));
+        system.block_on(answer(worker, request(path)));
         const COUNT: u64 = 1_000;
         let requests: Vec<Request> = (0..COUNT).map(|_| request(path)).collect();
         let before = ALLOCATIONS.get();
         for request in requests {
-            system.block_on(answer(&worker, request));
+            system.block_on(answer(worker, request));
         }
         // One of them is `block_on`'s own.
         let each = (ALLOCATIONS.get() - before) as f64 / COUNT as f64;
@@ -110,7 +109,7 @@ fn look_up(criterion: &mut Criterion) {
             &[("BENCH_MOUNTS", &text)],
         );
         let id = format!("m{}", count / 2);
-        let registry = host.registry.load();
+        let registry = host.catalog.registry.load();
         let method = actix_http::Method::GET;
         group.bench_function(format!("{count} mounted"), |bench| {
             bench.iter(|| {
@@ -153,7 +152,7 @@ fn request(path: &str) -> Request {
     request
 }
 
-async fn answer(worker: &Rc<Worker>, request: Request) {
+async fn answer(worker: &'static ServerWorker, request: Request) {
     let response = dispatch::serve(worker, request).await.expect("an answer");
     assert_eq!(response.status().as_u16(), 200);
     let mut body = std::pin::pin!(response.into_body());

@@ -6,21 +6,21 @@
 
 use std::hint::cold_path;
 
-use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_http::header::HeaderMap;
 use actix_http::{Response, StatusCode};
 use bytes::Bytes;
 use extension_api::abi::*;
 
-use super::ffi_in::{bytes, lossy, of_fetched, of_request, sized, slice_of};
+use super::answer_headers::{Declared, Edits, set_headers, status_of};
+use super::ffi_in::{lossy, of_fetched, of_request, sized};
+use super::relayed::relayed;
 use super::start_operation::{on_worker, staged};
-use crate::boundary::request;
-use crate::http::facts;
-use crate::http::headers;
-use crate::http::reply::{self, Body, Failure, REQUEST_ID, Refusal};
+use super::{buffers, request};
+use crate::http::body::Body;
+use crate::http::reply::{self, Failure, REQUEST_ID, Refusal};
 use crate::platform::log::{self, Level};
-use crate::runtime::completion;
 use crate::runtime::contract_checks::{self, Rule};
-use crate::runtime::worker::with_current;
+use crate::runtime::worker::{self, current};
 
 pub(super) unsafe extern "C" fn respond(
     request: ext_request,
@@ -31,7 +31,7 @@ pub(super) unsafe extern "C" fn respond(
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
-    let body = unsafe { completion::take(response.body) };
+    let body = unsafe { buffers::take(response.body) };
     sized::<ext_response>("respond", response.struct_size);
     let Some(request) = of_request(request) else {
         cold_path();
@@ -49,7 +49,7 @@ pub(super) unsafe extern "C" fn stream(
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
-    let body = unsafe { completion::take(response.body) };
+    let body = unsafe { buffers::take(response.body) };
     sized::<ext_response>("stream", response.struct_size);
     let Some(request) = of_request(request) else {
         return stale("stream");
@@ -60,7 +60,7 @@ pub(super) unsafe extern "C" fn stream(
     let mut headers = HeaderMap::new();
     let made = status_of(response.status)
         .and_then(|status| Ok((status, set_headers(&mut headers, response)?)));
-    let (status, says) = match made {
+    let (status, declared) = match made {
         Ok(made) => made,
         Err(rule) => return reject(request, rule),
     };
@@ -68,7 +68,11 @@ pub(super) unsafe extern "C" fn stream(
         return late(request, status);
     }
     request.worker().run(move |_| {
-        request.answer(with_headers(status, headers, Body::Declared(says.length)));
+        request.answer(with_headers(
+            status,
+            headers,
+            Body::Declared(declared.length),
+        ));
     });
     EXT_OK
 }
@@ -79,7 +83,7 @@ pub(super) unsafe extern "C" fn write(
     completion: ext_completion,
 ) -> ext_status {
     // SAFETY: given by the rules of the header, also where the call fails.
-    let chunk = unsafe { completion::take(chunk) };
+    let chunk = unsafe { buffers::take(chunk) };
     let Some(request) = of_request(request) else {
         return EXT_GONE;
     };
@@ -93,7 +97,8 @@ pub(super) unsafe extern "C" fn end(request: ext_request, status: ext_status) ->
         return EXT_GONE;
     };
     if request.worker().is_current() {
-        return with_current(|worker| request.end(worker, status == EXT_OK))
+        return current()
+            .map(|worker| request.end(worker, status == EXT_OK))
             .map_or(EXT_GONE, |ended| {
                 ended.map_or_else(|status| staged("end", status), |()| EXT_OK)
             });
@@ -146,7 +151,10 @@ pub(super) unsafe extern "C" fn fail(request: ext_request, error: *const ext_err
     }
     request.worker().run(move |worker| {
         request.log_failure(&failure);
-        request.answer(reply::fail(&failure, request.shared()));
+        let is_admin = request
+            .read()
+            .is_some_and(|shared| shared.accountability().admin);
+        request.answer(reply::fail(&failure, is_admin));
         request.finish(worker);
     });
     EXT_OK
@@ -188,7 +196,7 @@ pub(super) unsafe extern "C" fn relay(
         // An answer that was fetched on another worker cannot move here: its connection belongs there.
         let response = match answer.close(worker) {
             Some((status, headers, Some(body))) => {
-                let mut response = reply::relay(status, headers, body, request.flight());
+                let mut response = relayed(status, headers, body, request.flight());
                 if let Some(edits) = edits {
                     edits.apply(&mut response);
                 }
@@ -240,14 +248,16 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
     let headers = response.headers_mut();
     let made = set_headers(headers, given);
     match made {
-        Ok(Says { has_id: true, .. }) => {}
-        Ok(_) => headers.append(REQUEST_ID, request.shared().request_id().header_value()),
+        Ok(Declared { has_id: true, .. }) => {}
+        Ok(_) => headers.append(REQUEST_ID, request.id().header_value()),
         Err(rule) => {
             cold_path();
-            response = reply::with_id(invalid(request, rule), request.shared().request_id())
+            response = reply::with_id(invalid(request, rule), request.id())
         }
     }
-    with_current(|worker| request.conclude(worker, response));
+    if let Some(worker) = current() {
+        request.conclude(worker, response);
+    }
     made.map_or(EXT_INVALID, |_| EXT_OK)
 }
 
@@ -284,14 +294,6 @@ fn reject(request: request::Handle, rule: &'static str) -> ext_status {
         request.finish(worker);
     });
     EXT_INVALID
-}
-
-fn status_of(status: u32) -> Result<StatusCode, &'static str> {
-    u16::try_from(status)
-        .ok()
-        .filter(|status| (200..600).contains(status))
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or("the status of an answer must be from 200 to 599")
 }
 
 /// What the client gets in place of an answer that breaks the rules.
@@ -333,7 +335,7 @@ fn stale(call: &str) -> ext_status {
     contract_checks::note(Rule::LetsFinishedGo, || {
         format!("`{call}` was called with a finished request")
     });
-    let name = crate::runtime::worker::inside();
+    let name = worker::inside();
     let name = name.as_deref().unwrap_or("unknown");
     log::event(
         Level::Warn,
@@ -345,124 +347,8 @@ fn stale(call: &str) -> ext_status {
 
 /// A request, for a report.
 fn named(request: request::Handle) -> String {
-    match request.head() {
-        Some(head) => format!("{} {}", lossy(&head.method), lossy(&head.path)),
+    match request.read() {
+        Some(shared) => shared.line(),
         None => "a finished request".to_owned(),
-    }
-}
-
-/// What an answer's headers say that the host heeds.
-#[derive(Clone, Copy, Default)]
-struct Says {
-    /// The length that `Content-Length` declares.
-    length: Option<u64>,
-    /// They name the request themselves.
-    has_id: bool,
-}
-
-/// Sets an answer's headers; the error is the rule that they break.
-fn set_headers(headers: &mut HeaderMap, response: &ext_response) -> Result<Says, &'static str> {
-    let mut says = Says::default();
-    for field in slice_of(response.headers, response.header_count) {
-        if bytes(&field.name) == CONTENT_TYPE {
-            headers.append(header::CONTENT_TYPE, value_of(field)?);
-            continue;
-        }
-        let (name, value) = header_of(field)?;
-        match name {
-            header::CONTENT_LENGTH => {
-                cold_path();
-                says.length = facts::length(&value);
-            }
-            name if headers::is_hop_by_hop(&name) => {}
-            name => {
-                says.has_id |= name == REQUEST_ID;
-                headers.append(name, value);
-            }
-        }
-    }
-    Ok(says)
-}
-
-fn header_of(field: &ext_field) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
-    Ok((name, value_of(field)?))
-}
-
-fn value_of(field: &ext_field) -> Result<HeaderValue, &'static str> {
-    match bytes(&field.value) {
-        // What nearly every answer has is neither parsed nor copied.
-        b"application/json; charset=utf-8" => Ok(reply::JSON),
-        b"text/plain; charset=utf-8" => Ok(reply::TEXT),
-        value => reply::value_of(value).ok_or(NOT_A_VALUE),
-    }
-}
-
-/// As extensions write it, for the most part.
-const CONTENT_TYPE: &[u8] = b"content-type";
-
-pub(super) const NOT_A_NAME: &str = "a header's name is not a token";
-
-pub(super) const NOT_A_VALUE: &str = "a header's value holds a control character";
-
-/// Whether an extension has a say in a header: those of the connection, its target and the body's length are the host's.
-pub(super) fn is_settable(name: &HeaderName) -> bool {
-    !headers::is_hop_by_hop(name) && *name != header::CONTENT_LENGTH && *name != header::HOST
-}
-
-/// Changes to a relayed answer.
-struct Edits {
-    status: Option<StatusCode>,
-    headers: Vec<(HeaderName, Option<HeaderValue>)>,
-}
-
-impl Edits {
-    fn read(given: &ext_response) -> Result<Self, &'static str> {
-        let status = if given.status == 0 {
-            None
-        } else {
-            Some(status_of(given.status)?)
-        };
-        Ok(Self {
-            status,
-            headers: edited(slice_of(given.headers, given.header_count))?,
-        })
-    }
-
-    fn apply(self, response: &mut Response<Body>) {
-        if let Some(status) = self.status {
-            *response.status_mut() = status;
-        }
-        apply(self.headers, response.headers_mut());
-    }
-}
-
-/// Headers to set, or to remove where the value is absent.
-fn edited(fields: &[ext_field]) -> Result<Vec<(HeaderName, Option<HeaderValue>)>, &'static str> {
-    let mut edits = Vec::with_capacity(fields.len());
-    for field in fields {
-        if field.value.ptr.is_null() {
-            let name = HeaderName::from_bytes(bytes(&field.name)).map_err(|_| NOT_A_NAME)?;
-            edits.push((name, None));
-        } else {
-            let (name, value) = header_of(field)?;
-            edits.push((name, Some(value)));
-        }
-    }
-    edits.retain(|(name, _)| is_settable(name));
-    Ok(edits)
-}
-
-/// Sets each name's lines in place of those that were there; several lines of one name stay several.
-fn apply(edits: Vec<(HeaderName, Option<HeaderValue>)>, headers: &mut HeaderMap) {
-    for (index, (name, _)) in edits.iter().enumerate() {
-        if !edits[..index].iter().any(|(before, _)| before == name) {
-            headers.remove(name);
-        }
-    }
-    for (name, value) in edits {
-        if let Some(value) = value {
-            headers.append(name, value);
-        }
     }
 }

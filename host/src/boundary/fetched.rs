@@ -1,7 +1,6 @@
 //! The answer to a fetch, while an extension reads it or before it is relayed.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
@@ -9,16 +8,30 @@ use actix_http::StatusCode;
 use actix_http::header::HeaderMap;
 use extension_api::abi;
 
-use crate::extension::Flight;
-use crate::runtime::completion::{Completion, Outcome};
-use crate::runtime::handle::{self, Held};
+use super::completion::{Completion, Outcome, complete};
+use super::fields::Fields;
+use crate::runtime::handle::{Held, Pool, Recycle};
+use crate::runtime::in_flight::Flight;
 use crate::runtime::worker::Worker;
-use crate::upstream::{Answer, AnswerBody};
+use crate::upstream::{ResponseBody, UpstreamResponse};
+
+thread_local! {
+    static FETCHED: Cell<Option<&'static Answers>> = const { Cell::new(None) };
+}
 
 /// An answer as callbacks name it.
 pub type Handle = Held<Shared, Local>;
-/// A worker's answers.
-pub type Pool = handle::Pool<Shared, Local>;
+
+type Answers = Pool<Shared, Local>;
+
+/// This thread's answers to fetches. Never freed: handles outlive the thread's loop.
+fn answers() -> &'static Answers {
+    FETCHED.get().unwrap_or_else(|| {
+        let answers: &Answers = Box::leak(Box::default());
+        FETCHED.set(Some(answers));
+        answers
+    })
+}
 
 /// What every thread may read until the answer is relayed or dropped.
 pub struct Shared {
@@ -28,50 +41,47 @@ pub struct Shared {
     fields: OnceLock<Fields>,
 }
 
-struct Fields(Vec<abi::ext_field>);
-// SAFETY: the slices point into `Shared::headers`, which is not changed while a handle is out; see `handle::Entry`.
-#[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
-unsafe impl Send for Fields {}
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "slices of the ABI are raw pointers")]
-unsafe impl Sync for Fields {}
-
 /// What only its worker touches.
 #[derive(Default)]
 pub struct Local {
-    body: Option<AnswerBody>,
+    body: Option<ResponseBody>,
     reading: Option<(Completion, tokio::task::AbortHandle)>,
     /// Keeps the generation that asked for it from being destroyed.
     flight: Option<Flight>,
 }
 
+impl Recycle<Local> for Shared {
+    fn recycle(&mut self, _: &mut Local) {
+        self.fields.take();
+        self.headers.clear();
+    }
+}
+
 /// Keeps an answer for the extension that asked for it.
-pub fn keep(worker: &Rc<Worker>, answer: Answer, flight: Flight) -> Handle {
-    let Answer {
+pub fn keep(worker: &Worker, response: UpstreamResponse, flight: Flight) -> Handle {
+    let UpstreamResponse {
         status,
         headers,
         body,
-    } = answer;
+    } = response;
     let empty = || {
-        (
-            Shared {
-                status,
-                body_length: None,
-                headers: HeaderMap::new(),
-                fields: OnceLock::new(),
-            },
-            Local::default(),
-        )
+        let shared = Shared {
+            status,
+            body_length: None,
+            headers: HeaderMap::new(),
+            fields: OnceLock::new(),
+        };
+        (shared, Local::default())
     };
-    let mut place = worker.fetched.take(&worker.remote, empty);
-    let (shared, mut local) = place.parts();
+    let mut slot = answers().take(&worker.remote, empty);
+    let (shared, mut local) = slot.parts();
     shared.status = status;
     shared.body_length = body.declared();
     shared.headers = headers;
     local.body = Some(body);
     local.flight = Some(flight);
     drop(local);
-    place.hand_out()
+    slot.hand_out()
 }
 
 impl Shared {
@@ -92,10 +102,7 @@ impl Shared {
 
     /// The headers as fields of the ABI.
     pub fn fields(&self) -> &[abi::ext_field] {
-        &self
-            .fields
-            .get_or_init(|| Fields(crate::runtime::ffi_out::fields(&self.headers)))
-            .0
+        self.fields.get_or_init(|| Fields::of(&self.headers)).all()
     }
 }
 
@@ -107,28 +114,23 @@ impl Handle {
     }
 
     /// Ends the handle and gives what it held.
-    pub fn close(self, worker: &Rc<Worker>) -> Option<(StatusCode, HeaderMap, Option<AnswerBody>)> {
-        self.local()?;
-        let (status, headers, local) = worker.fetched.close(self, |shared, local| {
-            shared.fields.take();
-            (
-                shared.status,
-                std::mem::take(&mut shared.headers),
-                std::mem::take(local),
-            )
-        });
+    pub fn close(self, worker: &'static Worker) -> Option<UpstreamParts> {
+        let local = std::mem::take(&mut *self.local()?.borrow_mut());
+        let take = |shared: &mut Shared| (shared.status, std::mem::take(&mut shared.headers));
+        let copy = |shared: &Shared| (shared.status, shared.headers.clone());
+        let (status, headers) = answers().close_with(self, take, copy)?;
         if let Some((completion, task)) = local.reading {
             task.abort();
-            worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
         }
         Some((status, headers, local.body))
     }
 
     /// Reads the next chunk of the body and completes with it.
-    pub fn read(
+    pub fn read_chunk(
         &self,
-        worker: &Rc<Worker>,
-        completion: Completion,
+        worker: &'static Worker,
+        mut completion: Completion,
     ) -> Result<(), (Completion, i32)> {
         let Some(local) = self.local() else {
             return Err((completion, abi::EXT_GONE));
@@ -137,28 +139,35 @@ impl Handle {
         if own.reading.is_some() {
             return Err((completion, abi::EXT_BUSY));
         }
+        completion.hold(own.flight.clone());
         match poll(&mut own, &mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => worker.complete(completion, outcome),
+            Poll::Ready(outcome) => complete(worker, completion, outcome),
             Poll::Pending => {
-                let handle = *self;
-                let task = actix_rt::spawn(async move {
-                    let own = || -> Option<&'static RefCell<Local>> { handle.local() };
-                    let outcome = std::future::poll_fn(|cx| match own() {
-                        Some(local) => poll(&mut local.borrow_mut(), cx),
-                        None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
-                    })
-                    .await;
-                    let reading = own().and_then(|local| local.borrow_mut().reading.take());
-                    if let Some((completion, _)) = reading {
-                        completion.call(outcome);
-                    }
-                });
-                own.reading = Some((completion, task.abort_handle()));
+                let task = actix_rt::spawn(self.read_to_its_end()).abort_handle();
+                own.reading = Some((completion, task));
             }
         }
         Ok(())
     }
+
+    /// Waits for the chunk that is being read, and completes with it.
+    async fn read_to_its_end(self) {
+        let outcome = std::future::poll_fn(|cx| match self.local() {
+            Some(local) => poll(&mut local.borrow_mut(), cx),
+            None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
+        });
+        let outcome = outcome.await;
+        let reading = self
+            .local()
+            .and_then(|local| local.borrow_mut().reading.take());
+        if let Some((completion, _)) = reading {
+            completion.call(outcome);
+        }
+    }
 }
+
+/// What an answer is relayed from; the body is `None` where it has been read.
+pub type UpstreamParts = (StatusCode, HeaderMap, Option<ResponseBody>);
 
 fn poll(local: &mut Local, cx: &mut Context<'_>) -> Poll<Outcome> {
     match &mut local.body {

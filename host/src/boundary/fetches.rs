@@ -11,16 +11,14 @@ use actix_http::header::{self, HeaderName};
 use extension_api::abi::*;
 use smallvec::SmallVec;
 
-use super::answers::{NOT_A_NAME, NOT_A_VALUE, is_settable};
+use super::answer_headers::{NOT_A_NAME, NOT_A_VALUE, is_settable};
+use super::completion::Outcome;
 use super::ffi_in::{bytes, context, hand_over, look_up, of_fetched, sized, slice_of, text};
-use super::start_operation::{Place, begin, on_worker, worker_for};
-use crate::boundary::fetched;
-use crate::boundary::operation;
-use crate::boundary::request;
-use crate::extension::Context;
+use super::start_operation::{OutPointer, begin, on_worker, worker_for};
+use super::{buffers, fetched, operation, request, upload};
+use crate::extension::context::Context;
 use crate::http::headers;
-use crate::runtime::completion::{self, Outcome};
-use crate::upstream::{Call, Limits, Outgoing};
+use crate::upstream::{self, Call, Limits, OutgoingBody};
 
 pub(super) unsafe extern "C" fn fetch(
     ctx: *mut ext_context,
@@ -33,7 +31,7 @@ pub(super) unsafe extern "C" fn fetch(
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
-    let body = unsafe { completion::take(fetch.body) };
+    let body = unsafe { buffers::take(fetch.body) };
     sized::<ext_fetch>("fetch", fetch.struct_size);
     let Some(ctx) = context(ctx) else {
         return EXT_INVALID;
@@ -55,33 +53,33 @@ pub(super) unsafe extern "C" fn fetch(
     };
     let (upload, parts) = if streams {
         cold_path();
-        let (upload, parts) = tokio::sync::mpsc::unbounded_channel();
+        let (upload, parts) = upload::upload();
         (Some(upload), Some(parts))
     } else {
         (None, None)
     };
-    let place = Place::of(op, &remote);
+    let out = OutPointer::of(op, &remote);
     on_worker(&remote, completion, move |worker, completion| {
         let body = match (parts, request) {
-            (Some(parts), _) => Outgoing::Upload(parts),
-            (None, Some(request)) if takes_body => {
-                let length = request.shared().body_length();
-                request
-                    .take_body()
-                    .map_or(Outgoing::Empty, |body| Outgoing::Incoming(body, length))
-            }
-            _ => Outgoing::of(body),
+            (Some(parts), _) => OutgoingBody::Stream(Box::new(parts), None),
+            (None, Some(request)) if takes_body => taken_body(request),
+            _ => OutgoingBody::of(body),
         };
         let Some(flight) = ctx.hold() else {
             return Err((completion, EXT_GONE));
         };
-        let caller = worker.clone();
-        let patience = worker.upstream.patience(&call);
-        begin(worker, ctx, request, completion, place, |completion| {
-            operation::start(worker, request, completion, upload, patience, |owed| {
+        let Some(upstream) = upstream::current() else {
+            return Err((completion, EXT_GONE));
+        };
+        let timeout = upstream.timeout(&call);
+        let owner = request.map(request::Handle::polls_along);
+        begin(worker, ctx, request, completion, out, |completion| {
+            operation::start(worker, owner, completion, upload, timeout, |guard| {
                 Box::pin(async move {
-                    owed.pay(match caller.upstream.call(call, body).await {
-                        Ok(answer) => Outcome::fetched(fetched::keep(&caller, answer, flight)),
+                    guard.complete(match upstream.call(call, body).await {
+                        Ok(response) => {
+                            Outcome::fetched(fetched::keep(worker, response, flight).to_abi())
+                        }
                         Err(failed) => Outcome::failed_because(failed.status, failed.message),
                     });
                 })
@@ -90,13 +88,22 @@ pub(super) unsafe extern "C" fn fetch(
     })
 }
 
+/// The body of a request, for a fetch that passes it on.
+fn taken_body(request: request::Handle) -> OutgoingBody {
+    let length = request.read().and_then(|shared| shared.body_length());
+    match request.take_body() {
+        Some(body) => OutgoingBody::Stream(Box::new(body), length),
+        None => OutgoingBody::Empty,
+    }
+}
+
 pub(super) unsafe extern "C" fn fetch_write(
     op: ext_op,
     chunk: ext_buffer,
     completion: ext_completion,
 ) -> ext_status {
     // SAFETY: given by the rules of the header, also where the call fails.
-    let chunk = unsafe { completion::take(chunk) };
+    let chunk = unsafe { buffers::take(chunk) };
     // SAFETY: zero, or a handle of this host's (header).
     let Some(operation) = (unsafe { operation::Handle::from_numbers(op.slot, op.generation) })
     else {
@@ -109,7 +116,7 @@ pub(super) unsafe extern "C" fn fetch_write(
             None => Err((completion, EXT_GONE)),
             // Where the call is over the part is dropped, and its completion called as cancelled.
             Some(upload) => {
-                let _ = upload.send(operation::UploadPart::Chunk(chunk, completion));
+                let _ = upload.send(upload::Part::Chunk(chunk, completion));
                 Ok(())
             }
         },
@@ -124,7 +131,7 @@ pub(super) unsafe extern "C" fn fetch_end(op: ext_op, status: ext_status) -> ext
     };
     operation.worker().run(move |_| {
         if let Some(upload) = operation.upload() {
-            let _ = upload.send(operation::UploadPart::End(status == EXT_OK));
+            let _ = upload.send(upload::Part::End(status == EXT_OK));
         }
     });
     EXT_OK
@@ -140,7 +147,9 @@ pub(super) unsafe extern "C" fn fetched_head(
     if head.is_null() {
         return EXT_INVALID;
     }
-    let answer = answer.shared();
+    let Some(answer) = answer.read() else {
+        return EXT_GONE;
+    };
     let known = ext_fetched_head {
         struct_size: size_of::<ext_fetched_head>() as u32,
         status: answer.status().as_u16().into(),
@@ -166,7 +175,10 @@ pub(super) unsafe extern "C" fn fetched_header(
     let Some(answer) = of_fetched(fetched) else {
         return EXT_GONE;
     };
-    look_up(answer.shared().headers(), &name, index, value)
+    match answer.read() {
+        Some(answer) => look_up(answer.headers(), &name, index, value),
+        None => EXT_GONE,
+    }
 }
 
 pub(super) unsafe extern "C" fn fetched_headers(
@@ -177,7 +189,10 @@ pub(super) unsafe extern "C" fn fetched_headers(
     let Some(answer) = of_fetched(fetched) else {
         return EXT_GONE;
     };
-    hand_over(answer.shared().fields(), fields, count)
+    match answer.read() {
+        Some(answer) => hand_over(answer.fields(), fields, count),
+        None => EXT_GONE,
+    }
 }
 
 pub(super) unsafe extern "C" fn fetched_read(
@@ -188,7 +203,7 @@ pub(super) unsafe extern "C" fn fetched_read(
         return EXT_GONE;
     };
     on_worker(answer.worker(), completion, move |worker, completion| {
-        answer.read(worker, completion)
+        answer.read_chunk(worker, completion)
     })
 }
 
@@ -218,10 +233,12 @@ fn prepare(
         .ok_or_else(|| misuse("the base was not made by `base`"))?;
     let target = text(&fetch.target).ok_or_else(|| misuse("the target is not UTF-8"))?;
     let takes_headers = fetch.flags & EXT_FETCH_TAKE_HEADERS != 0;
-    let taken = request.filter(|_| takes_headers);
+    let taken = request
+        .filter(|_| takes_headers)
+        .and_then(|request| request.read());
     let parsed;
-    let method = match (bytes(&fetch.method), taken) {
-        (b"", Some(request)) => request.shared().method(),
+    let method = match (bytes(&fetch.method), &taken) {
+        (b"", Some(request)) => request.method(),
         (b"", None) => &Method::GET,
         (method, _) => {
             parsed = Method::from_bytes(method).map_err(|_| misuse("the method is not a token"))?;
@@ -241,8 +258,8 @@ fn prepare(
     }
     let decompress = fetch.flags & EXT_FETCH_DECOMPRESS != 0;
     let set = set_by(slice_of(fetch.headers, fetch.header_count)).map_err(misuse)?;
-    if let Some(request) = taken {
-        for (name, value) in headers::end_to_end(request.shared().headers()) {
+    if let Some(request) = &taken {
+        for (name, value) in headers::end_to_end(request.headers()) {
             let is_set = set.iter().any(|(other, _)| other == name)
                 || decompress && *name == header::ACCEPT_ENCODING;
             if !is_set {

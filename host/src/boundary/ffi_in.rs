@@ -9,9 +9,8 @@ use std::hint::cold_path;
 use actix_http::header::HeaderMap;
 use extension_api::abi::*;
 
-use crate::boundary::fetched;
-use crate::boundary::request;
-use crate::extension::Context;
+use super::{fetched, request};
+use crate::extension::context::Context;
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::ffi_out;
 

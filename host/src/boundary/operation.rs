@@ -1,91 +1,130 @@
-//! Sleeps and fetches under way: what calls a completion when it is done, and can be cancelled before.
+//! Sleeps and fetches in flight: what calls a completion when it is done, and can be cancelled before.
 //!
 //! One that belongs to a request whose client waits for the answer is polled by that client's connection, whose task would be
 //! woken by the outcome anyway: a relay costs no task, and no way through the event loop, that a proxy without extensions would
 //! not need. Any other is a task of its own.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use extension_api::abi;
 use tokio::task::AbortHandle;
 
-use crate::boundary::request;
-use crate::runtime::completion::{Completion, Outcome};
-use crate::runtime::deadline::Late;
-use crate::runtime::handle::{self, Held};
-use crate::runtime::worker::{self, Worker};
+use super::completion::{Completion, Outcome, complete};
+use super::upload::Upload;
+use crate::extension::context::Cancel;
+use crate::runtime::deadline::{Deadlines, Expirable};
+use crate::runtime::handle::{Held, Pool, Recycle};
+use crate::runtime::worker::{Worker, current};
+
+thread_local! {
+    static OPERATIONS: Cell<Option<&'static Operations>> = const { Cell::new(None) };
+}
 
 /// An operation as `cancel` and `fetch_write` name it.
-pub type Handle = Held<(), Local>;
-/// A worker's operations.
-pub type Pool = handle::Pool<(), Local>;
+pub type Handle = Held<Nothing, Local>;
+
+/// A worker's operations, and when they must be over.
+#[derive(Default)]
+struct Operations {
+    pool: Pool<Nothing, Local>,
+    deadlines: Deadlines<Handle>,
+}
+
+/// Those of this thread. Never freed: handles outlive the thread's loop.
+fn operations() -> &'static Operations {
+    OPERATIONS.get().unwrap_or_else(|| {
+        let operations: &Operations = Box::leak(Box::default());
+        OPERATIONS.set(Some(operations));
+        operations
+    })
+}
+
+/// Ends this worker's operations that are late, for as long as its loop lives.
+pub async fn watch_deadlines() {
+    operations().deadlines.watch().await;
+}
+
+/// What other threads may read of an operation.
+#[derive(Default)]
+pub struct Nothing;
 
 /// What the worker keeps of an operation.
 #[derive(Default)]
 pub struct Local {
     completion: Option<Completion>,
-    by: By,
+    polled_by: PolledBy,
     upload: Option<Upload>,
+}
+
+impl Recycle<Local> for Nothing {
+    fn recycle(&mut self, local: &mut Local) {
+        // Taken out by `end`.
+        debug_assert!(local.completion.is_none());
+    }
 }
 
 /// What polls an operation.
 #[derive(Default)]
-enum By {
+enum PolledBy {
     #[default]
     Nobody,
     Task(AbortHandle),
-    Connection(request::Handle),
+    /// Its connection; the number says for which of its requests.
+    Connection(&'static dyn PollsAlong, u64),
+}
+
+/// A request's slot, whose connection can poll operations along with the request.
+pub trait PollsAlong {
+    /// Has the connection poll the work of an operation for the request of that generation. Gives it back where no client waits
+    /// for an answer: then it would be polled at the pace at which that one reads.
+    fn poll_along(
+        &'static self,
+        generation: u64,
+        operation: Handle,
+        work: Work,
+    ) -> Result<(), Work>;
+
+    /// Drops the work of an operation that has been given up.
+    fn forget(&'static self, generation: u64, operation: Handle);
 }
 
 /// An operation's work. It calls the completion itself, and where it is dropped before, with EXT_CANCELLED.
 pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The way of a streamed request body from the extension to the connection.
-pub type Upload = tokio::sync::mpsc::UnboundedSender<UploadPart>;
-
-/// A part of it.
-pub enum UploadPart {
-    /// A chunk, and what to call when there is room for the next.
-    Chunk(Bytes, Completion),
-    /// The end: whole, or to be broken off.
-    End(bool),
-}
-
-/// Starts an operation, for a request or for the extension itself. `work` makes what pays its debt with the outcome; EXT_TIMEOUT
-/// is paid in its place after `patience`.
+/// Starts an operation, for a request or for the extension itself. `work` makes what [completes](CompletionGuard::complete) it
+/// with the outcome; it is completed with EXT_TIMEOUT in its place after `timeout`.
 pub fn start(
-    worker: &Rc<Worker>,
-    request: Option<request::Handle>,
+    worker: &Worker,
+    request: Option<(&'static dyn PollsAlong, u64)>,
     completion: Completion,
     upload: Option<Upload>,
-    patience: Option<Duration>,
-    work: impl FnOnce(Owed) -> Work,
+    timeout: Option<Duration>,
+    work: impl FnOnce(CompletionGuard) -> Work,
 ) -> Handle {
-    let new = || ((), Local::default());
-    let mut place = worker.operations.take(&worker.remote, new);
-    let (_, mut local) = place.parts();
+    let operations = operations();
+    let new = || (Nothing, Local::default());
+    let mut slot = operations.pool.take(&worker.remote, new);
+    let (_, mut local) = slot.parts();
     local.completion = Some(completion);
     local.upload = upload;
     drop(local);
-    let handle = place.hand_out();
-    let work = work(Owed(handle));
-    let by = match request {
-        Some(request) => match request.poll_along(handle, work) {
-            Ok(()) => By::Connection(request),
-            Err(work) => By::Task(spawn(work)),
+    let handle = slot.hand_out();
+    let work = work(CompletionGuard(handle));
+    let polled_by = match request {
+        Some((request, generation)) => match request.poll_along(generation, handle, work) {
+            Ok(()) => PolledBy::Connection(request, generation),
+            Err(work) => PolledBy::Task(spawn(work)),
         },
-        None => By::Task(spawn(work)),
+        None => PolledBy::Task(spawn(work)),
     };
     if let Some(local) = handle.local() {
-        local.borrow_mut().by = by;
+        local.borrow_mut().polled_by = polled_by;
     }
-    if let Some(patience) = patience {
-        let late = Late::Operation(handle);
-        worker.deadlines.set(patience, late);
+    if let Some(timeout) = timeout {
+        operations.deadlines.set(timeout, handle);
     }
     handle
 }
@@ -94,19 +133,19 @@ fn spawn(work: Work) -> AbortHandle {
     actix_rt::spawn(work).abort_handle()
 }
 
-/// What work owes to its completion; dropped unpaid, EXT_CANCELLED.
-pub struct Owed(Handle);
+/// The duty of an operation's work to complete it. Dropped before, it completes it with EXT_CANCELLED.
+pub struct CompletionGuard(Handle);
 
-impl Owed {
+impl CompletionGuard {
     /// Calls the completion, where the operation has not ended before.
-    pub fn pay(self, outcome: Outcome) {
+    pub fn complete(self, outcome: Outcome) {
         if let Some(completion) = self.0.end() {
             completion.call(outcome);
         }
     }
 }
 
-impl Drop for Owed {
+impl Drop for CompletionGuard {
     fn drop(&mut self) {
         // A completion that is dropped is called with EXT_CANCELLED.
         drop(self.0.end());
@@ -126,46 +165,62 @@ impl Handle {
             .run(move |worker| self.give_up(worker, Outcome::failed(abi::EXT_CANCELLED)));
     }
 
-    /// Ends the operation because its time is out.
-    pub fn time_out(self, worker: &Worker) {
-        let outcome = Outcome::failed_because(abi::EXT_TIMEOUT, "there was no answer in time");
-        self.give_up(worker, outcome);
-    }
-
-    fn give_up(self, worker: &Worker, outcome: Outcome) {
-        let by = match self.local() {
-            Some(local) => std::mem::take(&mut local.borrow_mut().by),
+    fn give_up(self, worker: &'static Worker, outcome: Outcome) {
+        let polled_by = match self.local() {
+            Some(local) => std::mem::take(&mut local.borrow_mut().polled_by),
             None => return,
         };
         let completion = self.end();
-        match by {
-            By::Nobody => {}
-            By::Task(task) => task.abort(),
-            By::Connection(request) => request.forget(self),
+        match polled_by {
+            PolledBy::Nobody => {}
+            PolledBy::Task(task) => task.abort(),
+            PolledBy::Connection(request, generation) => request.forget(generation, self),
         }
         if let Some(completion) = completion {
-            worker.complete(completion, outcome);
+            complete(worker, completion, outcome);
         }
     }
 
     /// Lets a task poll what a connection has polled, which does so no more.
-    pub fn go_on(self, work: Work) {
+    pub fn continue_in_task(self, work: Work) {
         let task = spawn(work);
         if let Some(local) = self.local() {
-            local.borrow_mut().by = By::Task(task);
+            local.borrow_mut().polled_by = PolledBy::Task(task);
         }
     }
 
     /// Ends the operation, on its worker: what is to be called. `None` where it has ended.
     fn end(self) -> Option<Completion> {
         let local = std::mem::take(&mut *self.local()?.borrow_mut());
-        // `None` only while the worker's thread ends.
-        let _ = worker::with_current(|worker| worker.operations.close(self, |(), _| ()));
+        operations().pool.close(self);
         local.completion
     }
 
     /// Where the chunks of its body go.
     pub fn upload(&self) -> Option<Upload> {
         self.local()?.borrow().upload.clone()
+    }
+}
+
+impl Expirable for Handle {
+    fn is_awaited(&self) -> bool {
+        self.is_open()
+    }
+
+    fn expire(self) {
+        if let Some(worker) = current() {
+            let outcome = Outcome::failed_because(abi::EXT_TIMEOUT, "there was no answer in time");
+            self.give_up(worker, outcome);
+        }
+    }
+}
+
+impl Cancel for Handle {
+    fn is_open(&self) -> bool {
+        Handle::is_open(self)
+    }
+
+    fn cancel(&self) {
+        Handle::cancel(*self);
     }
 }

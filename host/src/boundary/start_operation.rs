@@ -7,17 +7,16 @@
 use std::borrow::Cow;
 use std::hint::cold_path;
 use std::ptr::NonNull;
-use std::rc::Rc;
 
 use extension_api::abi::*;
 
+use super::completion::{Completion, Outcome, complete};
 use super::ffi_in::of_request;
-use crate::boundary::operation;
-use crate::boundary::request;
-use crate::extension::Context;
-use crate::runtime::completion::{Completion, Outcome};
+use super::operation;
+use super::request;
+use crate::extension::context::Context;
 use crate::runtime::contract_checks::{self, Rule};
-use crate::runtime::worker::{Remote, Worker, with_current};
+use crate::runtime::worker::{Remote, Worker, current};
 
 /// The worker on which an operation runs: the request's; without one this thread's, or else any.
 pub(super) fn worker_for(
@@ -28,7 +27,9 @@ pub(super) fn worker_for(
         let request = of_request(request).ok_or(())?;
         return Ok((Cow::Borrowed(request.worker()), Some(request)));
     }
-    let remote = with_current(|worker| worker.remote.clone()).or_else(|| ctx.any_worker());
+    let remote = current()
+        .map(|worker| worker.remote.clone())
+        .or_else(|| ctx.any_worker());
     Ok((Cow::Owned(remote.ok_or(())?), None))
 }
 
@@ -36,7 +37,9 @@ pub(super) fn worker_for(
 pub(super) fn on_worker(
     remote: &Remote,
     completion: ext_completion,
-    act: impl FnOnce(&Rc<Worker>, Completion) -> Result<(), (Completion, ext_status)> + Send + 'static,
+    act: impl FnOnce(&'static Worker, Completion) -> Result<(), (Completion, ext_status)>
+    + Send
+    + 'static,
 ) -> ext_status {
     if completion.function.is_none() {
         contract_checks::note(Rule::CompletionFunction, || {
@@ -48,7 +51,7 @@ pub(super) fn on_worker(
     if !remote.is_current() {
         return on_worker_elsewhere(remote, completion, act);
     }
-    match with_current(|worker| act(worker, completion)) {
+    match current().map(|worker| act(worker, completion)) {
         Some(Ok(())) => EXT_OK,
         Some(Err((completion, status))) => {
             cold_path();
@@ -63,23 +66,25 @@ pub(super) fn on_worker(
 fn on_worker_elsewhere(
     remote: &Remote,
     completion: Completion,
-    act: impl FnOnce(&Rc<Worker>, Completion) -> Result<(), (Completion, ext_status)> + Send + 'static,
+    act: impl FnOnce(&'static Worker, Completion) -> Result<(), (Completion, ext_status)>
+    + Send
+    + 'static,
 ) -> ext_status {
     remote.run(move |worker| {
         if let Err((completion, status)) = act(worker, completion) {
-            worker.complete(completion, Outcome::failed(refused(status)));
+            complete(worker, completion, Outcome::failed(refused(status)));
         }
     });
     EXT_OK
 }
 
 /// Where the caller waits for an operation's handle, if it does.
-pub(super) struct Place(Option<NonNull<ext_op>>);
+pub(super) struct OutPointer(Option<NonNull<ext_op>>);
 // SAFETY: `of` keeps the pointer only where the job runs on the caller's thread, inside the caller's own call.
-unsafe impl Send for Place {}
+unsafe impl Send for OutPointer {}
 
-impl Place {
-    /// The place for what is begun on this worker. Begun elsewhere, an operation cannot be cancelled early: no handle is there yet.
+impl OutPointer {
+    /// That for what is begun on this worker. Begun elsewhere, an operation cannot be cancelled early: no handle is there yet.
     pub(super) fn of(op: *mut ext_op, worker: &Remote) -> Self {
         let place = NonNull::new(op);
         if worker.is_current() {
@@ -102,11 +107,11 @@ impl Place {
 
 /// Starts an operation and ties it to the request, or to the extension's own life.
 pub(super) fn begin(
-    worker: &Rc<Worker>,
+    worker: &'static Worker,
     ctx: &'static Context,
     request: Option<request::Handle>,
     mut completion: Completion,
-    place: Place,
+    out: OutPointer,
     start: impl FnOnce(Completion) -> operation::Handle,
 ) -> Result<(), (Completion, ext_status)> {
     let Some(flight) = ctx.hold().filter(|_| !worker.is_ending()) else {
@@ -114,10 +119,10 @@ pub(super) fn begin(
     };
     completion.hold(flight);
     let operation = start(completion);
-    place.put(operation);
+    out.put(operation);
     let is_bound = match request {
         Some(request) => request.bind(operation),
-        None => ctx.bind(operation),
+        None => ctx.bind(Box::new(operation)),
     };
     if !is_bound {
         operation.cancel();

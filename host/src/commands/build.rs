@@ -36,7 +36,7 @@ pub enum BuildError {
     /// The library cannot be put in place.
     Install(PathBuf, io::Error),
     /// What was built cannot be loaded by this host.
-    Gate(crate::extension::Reason),
+    Gate(crate::extension::error::Reason),
 }
 
 impl fmt::Display for BuildError {

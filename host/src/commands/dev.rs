@@ -277,7 +277,7 @@ fn watch(host: &Arc<Host>, mut sources: Vec<Source>) {
             let saved = settle(source, &saves);
             if source.build().is_ok() {
                 // An error has been logged.
-                let _ = loader::refresh(host, &Scope::Changed);
+                let _ = loader::refresh(&host.catalog, &Scope::Changed);
                 say(host, &source.name, Some(saved));
             } else {
                 say(host, &source.name, None);
@@ -322,7 +322,7 @@ fn say(host: &Host, folder: &str, saved: Option<Instant>) {
             saved.elapsed().as_secs_f64()
         )
     });
-    let registry = host.registry.load();
+    let registry = host.catalog.registry.load();
     let line = match registry.entry(folder) {
         None => format!("{folder} is not served: the host has not found it"),
         Some(entry) => match (&entry.state, &entry.rejected) {

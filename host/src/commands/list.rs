@@ -14,9 +14,9 @@ use crate::server::{Host, ServeError};
 /// # Errors
 /// Where the extensions folder cannot be read.
 pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    loader::update(host, &Scope::Changed)
+    loader::update(&host.catalog, &Scope::Changed)
         .map_err(|cause| ServeError::Extensions(host.config.extensions_path.clone(), cause))?;
-    let loaded = host.registry.load_full();
+    let loaded = host.catalog.registry.load_full();
     let rows: Vec<Value> = loaded
         .entries
         .iter()

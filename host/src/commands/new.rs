@@ -287,7 +287,7 @@ fn is_name(id: &str) -> bool {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_'
         })
         && !TAKEN.contains(&id)
-        && !crate::extension::instance::RESERVED.contains(&id)
+        && !crate::extension::opened::RESERVED.contains(&id)
 }
 
 /// The crate's folder in the checkout around the working directory, else in the one that this program was built in.

@@ -1,7 +1,6 @@
 //! What the host knows of an extension while it runs: what `ext_context` points at.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use actix_http::Method;
@@ -9,13 +8,13 @@ use extension_api::abi::*;
 
 use super::error::Reason;
 use super::manifest::{AllowedOrigins, Manifest};
-use super::routes::{self, Mark, Route};
-use crate::boundary::operation;
+use super::routes::{self, Route, RouteData};
 use crate::platform::env::Env;
 use crate::platform::log::{self, Level};
 use crate::runtime::contract_checks::{self, Rule};
+use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::Remote;
-use crate::server::Host;
+use crate::runtime::workers::Workers;
 use crate::upstream::Base;
 
 /// How many bases an extension may make: they are kept until it is destroyed.
@@ -23,10 +22,8 @@ const BASES_MAX: usize = 1_000;
 
 /// An extension as its callbacks see it.
 pub struct Context {
-    /// The folder's name: whom log lines are about.
-    pub name: Arc<str>,
-    /// A number that no other loaded build of an extension has.
-    pub number: u64,
+    /// What is in flight in it, its name and its number.
+    pub in_flight: InFlight,
     /// Whether an `Authorization` of scheme Basic is visible to it.
     pub basic_auth: bool,
     /// The declared variables; `None`: not set.
@@ -36,27 +33,17 @@ pub struct Context {
     /// What `create` has declared so far; `None` when it has returned.
     declared: Mutex<Option<Declared>>,
     /// Operations that belong to no request.
-    operations: Mutex<Vec<operation::Handle>>,
-    host: Arc<Host>,
-    /// Requests and whatever else is under way, and whether it is retired: see [`FLIGHT`]. One number, since each step on an
-    /// atomic one costs as much as fifty instructions.
-    under_way: AtomicU64,
-    served: AtomicU64,
+    operations: Mutex<Vec<Box<dyn Cancel>>>,
+    workers: Arc<Workers>,
 }
 
-/// In [`Context::under_way`], one of whatever is under way; they are counted by its lower half.
-const FLIGHT: u64 = 1;
-/// One request, which is under way, too.
-const REQUEST: u64 = (1 << 32) + FLIGHT;
-/// Nothing is let in any more.
-const RETIRED: u64 = 1 << 63;
+/// Something that an extension has begun outside of any request.
+pub trait Cancel: Send {
+    /// Whether it goes on.
+    fn is_open(&self) -> bool;
 
-fn flights_in(under_way: u64) -> usize {
-    (under_way & u64::from(u32::MAX)) as usize
-}
-
-fn requests_in(under_way: u64) -> usize {
-    ((under_way & !RETIRED) >> 32) as usize
+    /// Ends it.
+    fn cancel(&self);
 }
 
 /// What an extension declares in `create`.
@@ -79,7 +66,7 @@ impl Context {
         name: &str,
         manifest: &Manifest,
         env: &Env,
-        host: &Arc<Host>,
+        workers: &Arc<Workers>,
     ) -> Result<Box<Self>, Reason> {
         manifest.check_variables(env)?;
         let variables = manifest
@@ -87,18 +74,17 @@ impl Context {
             .all()
             .map(|name| (name.to_owned(), env.get(name).map(str::to_owned)))
             .collect();
+        let name: Arc<str> = name.into();
+        let number = workers.register(name.clone());
         Ok(Box::new(Self {
-            name: name.into(),
-            number: host.next_extension(),
+            in_flight: InFlight::new(name, number),
             basic_auth: manifest.request.basic_auth,
             variables,
             allowed: manifest.allowed_origins(env)?,
             bases: RwLock::default(),
             declared: Mutex::new(Some(Declared::default())),
             operations: Mutex::default(),
-            host: host.clone(),
-            under_way: AtomicU64::new(0),
-            served: AtomicU64::new(0),
+            workers: workers.clone(),
         }))
     }
 
@@ -119,7 +105,7 @@ impl Context {
         method: &str,
         pattern: &str,
         flags: u32,
-        mark: *mut std::ffi::c_void,
+        data: *mut std::ffi::c_void,
     ) -> Result<(), ext_status> {
         let mut declared = lock(&self.declared);
         let declared = declared.as_mut().ok_or(EXT_STAGE)?;
@@ -149,7 +135,7 @@ impl Context {
                     pattern: pattern.to_owned(),
                     params,
                     flags,
-                    mark: Mark(mark),
+                    data: RouteData::of(data),
                 });
                 Ok(())
             }
@@ -239,7 +225,7 @@ impl Context {
 
     /// A worker for what belongs to no request.
     pub fn any_worker(&self) -> Option<Remote> {
-        self.host.any_worker()
+        self.workers.any()
     }
 
     /// Writes that the extension breaks a rule of the header.
@@ -252,55 +238,33 @@ impl Context {
         log::event(
             Level::Error,
             "the extension called the host wrongly",
-            &[("extension", &self.name), ("call", &call), ("rule", &rule)],
+            &[("extension", self.name()), ("call", &call), ("rule", &rule)],
         );
     }
 
     // ---- Its life ----
 
-    /// Counts a request in, unless the extension is being stopped or `limit` are under way.
-    pub fn enter(&'static self, limit: usize) -> Result<Flight, Closed> {
-        let before = self.under_way.fetch_add(REQUEST, Ordering::AcqRel);
-        let flight = Flight {
-            context: self,
-            counts: REQUEST,
-        };
-        if before & RETIRED != 0 {
-            return Err(Closed::Retired);
-        }
-        if requests_in(before) >= limit {
-            return Err(Closed::Full);
-        }
-        self.served.fetch_add(1, Ordering::Relaxed);
-        Ok(flight)
+    /// The folder's name: whom log lines are about.
+    pub fn name(&self) -> &Arc<str> {
+        &self.in_flight.name
     }
 
     /// Keeps the extension from being destroyed; `None` where it is being stopped and nothing else holds it.
     pub fn hold(&'static self) -> Option<Flight> {
-        let before = self.under_way.fetch_add(FLIGHT, Ordering::AcqRel);
-        let flight = Flight {
-            context: self,
-            counts: FLIGHT,
-        };
-        (before & RETIRED == 0 || flights_in(before) > 0).then_some(flight)
+        self.in_flight.hold()
     }
 
     /// Ties an operation to the extension: it is cancelled when the extension is stopped.
-    pub fn bind(&self, operation: operation::Handle) -> bool {
+    pub fn bind(&self, operation: Box<dyn Cancel>) -> bool {
         let mut operations = lock(&self.operations);
-        if self.under_way.load(Ordering::Acquire) & RETIRED != 0 {
+        if self.in_flight.is_retired() {
             return false;
         }
         if operations.len() == operations.capacity() {
-            operations.retain(operation::Handle::is_open);
+            operations.retain(|operation| operation.is_open());
         }
         operations.push(operation);
         true
-    }
-
-    /// Lets no further request in. The operations of its own are cancelled when the requests that may need them are over.
-    pub fn retire(&self) {
-        self.under_way.fetch_or(RETIRED, Ordering::AcqRel);
     }
 
     /// Cancels what belongs to no request.
@@ -308,65 +272,6 @@ impl Context {
         for operation in lock(&self.operations).drain(..) {
             operation.cancel();
         }
-    }
-
-    /// Requests under way.
-    pub fn requests(&self) -> usize {
-        requests_in(self.under_way.load(Ordering::Acquire))
-    }
-
-    /// Requests ever let in.
-    pub fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    /// Requests, operations and completions under way.
-    pub fn flights(&self) -> usize {
-        flights_in(self.under_way.load(Ordering::Acquire))
-    }
-}
-
-/// Why no request is let in.
-pub enum Closed {
-    /// As many as are allowed are under way.
-    Full,
-    /// The extension is being stopped.
-    Retired,
-}
-
-/// Something under way in an extension: while it lives, the extension is not destroyed.
-pub struct Flight {
-    context: &'static Context,
-    counts: u64,
-}
-
-impl Flight {
-    /// Whose it is.
-    pub fn context(&self) -> &'static Context {
-        self.context
-    }
-
-    /// The extension's name.
-    pub fn name(&self) -> &'static Arc<str> {
-        &self.context.name
-    }
-}
-
-impl Clone for Flight {
-    fn clone(&self) -> Self {
-        self.context.under_way.fetch_add(FLIGHT, Ordering::AcqRel);
-        Self {
-            context: self.context,
-            counts: FLIGHT,
-        }
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.context
-            .under_way
-            .fetch_sub(self.counts, Ordering::AcqRel);
     }
 }
 

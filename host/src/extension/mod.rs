@@ -1,19 +1,23 @@
-//! An extension: discovered in its folder, loaded from its library, and ready to be mounted. One loaded build of it is a
-//! *generation*.
+//! From a folder to something that can be called: an extension is discovered, checked, loaded, mounted, watched and replaced. One
+//! loaded build of it is a *generation*.
 
+pub mod backend;
+pub mod catalog;
+pub mod changes;
 pub mod context;
 pub mod copies;
 pub mod discovery;
 pub mod error;
 pub mod gate;
-pub mod instance;
+pub mod hook_thread;
+mod in_process;
 pub mod library;
+pub mod loaded;
 pub mod loader;
 pub mod manifest;
+pub mod marks;
+pub mod opened;
+mod pipeline;
 pub mod registry;
 pub mod routes;
 pub mod watcher;
-
-pub use self::context::{Context, Flight};
-pub use self::error::{LoadError, Reason};
-pub use self::instance::Extension;

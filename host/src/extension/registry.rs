@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use super::discovery::PassedOver;
+use super::error::{LoadError, Reason};
+use super::loaded::{Endpoint, Extension};
+use super::marks::FileMarks;
 use crate::config::Config;
 use crate::config::values::Require;
-use crate::extension::discovery::PassedOver;
-use crate::extension::instance::Endpoint;
-use crate::extension::loader::Marks;
-use crate::extension::{Extension, LoadError, Reason};
 use crate::platform::fnv::FnvMap;
 
 /// A snapshot of all extensions.
@@ -46,7 +46,7 @@ pub struct Entry {
     /// Served, switched off, or refused.
     pub state: State,
     /// The files as they were when that was decided.
-    pub marks: Marks,
+    pub marks: FileMarks,
     /// Why those files are not what is served: the generation before them still is.
     pub rejected: Option<Arc<LoadError>>,
 }

@@ -22,18 +22,25 @@ pub struct Route {
     /// `EXT_ROUTE_*`.
     pub flags: u32,
     /// What the extension wants to be called with.
-    pub mark: Mark,
+    pub data: RouteData,
 }
 
-/// A pointer of the extension's, which the host only hands back.
+/// A pointer that the extension gave for a route: only handed back, never followed here.
 #[derive(Clone, Copy)]
-pub struct Mark(pub *mut c_void);
-// SAFETY: never followed here; the header says that it is handed to `handle` on every worker.
-#[expect(unsafe_code, reason = "a pointer that is only passed on")]
-unsafe impl Send for Mark {}
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "a pointer that is only passed on")]
-unsafe impl Sync for Mark {}
+pub struct RouteData(usize);
+
+impl RouteData {
+    /// Keeps what the extension gave.
+    pub fn of(pointer: *mut c_void) -> Self {
+        Self(pointer.expose_provenance())
+    }
+
+    /// What the extension gave.
+    #[inline]
+    pub fn pointer(self) -> *mut c_void {
+        std::ptr::with_exposed_provenance_mut(self.0)
+    }
+}
 
 /// An endpoint's routes, ready for look-ups.
 #[derive(Default)]
@@ -234,7 +241,7 @@ mod tests {
             pattern: (*pattern).to_owned(),
             params: params_of(pattern).expect("a pattern"),
             flags: 0,
-            mark: Mark(std::ptr::null_mut()),
+            data: RouteData::of(std::ptr::null_mut()),
         };
         Routes::new("test", declared.iter().map(route).collect())
     }

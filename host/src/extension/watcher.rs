@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use crate::extension::discovery;
-use crate::extension::loader::{self, Marks, Scope};
+use super::catalog::Catalog;
+use super::discovery;
+use super::loader::{self, Scope};
+use super::marks::FileMarks;
 use crate::platform::log::{self, Level};
-use crate::server::Host;
 
 /// How long nothing may change before files count as whole.
 pub const SETTLED: Duration = Duration::from_millis(20);
@@ -35,27 +36,27 @@ impl Watcher {
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn start(host: Arc<Host>) -> std::io::Result<Self> {
+    pub fn start(catalog: Arc<Catalog>) -> std::io::Result<Self> {
         let (wake, woken) = mpsc::channel();
         let events = wake.clone();
         std::thread::Builder::new()
             .name("watcher".to_owned())
-            .spawn(move || watch(&host, &events, &woken))?;
+            .spawn(move || watch(&catalog, &events, &woken))?;
         Ok(Self { wake })
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // An error says that the thread has ended.
+        // Err: the thread has ended.
         let _ = self.wake.send(Wake::Stop);
     }
 }
 
-fn watch(host: &Arc<Host>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
+fn watch(catalog: &Arc<Catalog>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
     let sender = events.clone();
     let watcher = notify::recommended_watcher(move |_event| {
-        // An error says that nobody listens any more.
+        // Err: nobody listens any more.
         let _ = sender.send(Wake::Event);
     });
     let mut watcher = watcher
@@ -68,7 +69,7 @@ fn watch(host: &Arc<Host>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
         })
         .ok();
     let mut watched = HashSet::new();
-    let mut seen = look(host);
+    let mut seen = look(catalog);
     // What changed between the loading and this look has been seen, and not loaded.
     let mut is_loaded = false;
     loop {
@@ -76,20 +77,20 @@ fn watch(host: &Arc<Host>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
             watch_folders(watcher, &mut watched, &seen);
         }
         // What changed before its folder was watched sent no event.
-        let now = look(host);
+        let now = look(catalog);
         if now == seen && is_loaded {
             match woken.recv_timeout(EVERY) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Wake::Event) | Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        let Some(settled) = settle(host, woken) else {
+        let Some(settled) = settle(catalog, woken) else {
             return;
         };
         if settled != seen || !is_loaded {
             (seen, is_loaded) = (settled, true);
             // An error has been logged; the next change may cure it.
-            let _ = loader::refresh(host, &Scope::Changed);
+            let _ = loader::refresh(catalog, &Scope::Changed);
         }
     }
 }
@@ -97,17 +98,17 @@ fn watch(host: &Arc<Host>, events: &Sender<Wake>, woken: &Receiver<Wake>) {
 /// All that is watched: the environment file, and each extension folder.
 #[derive(PartialEq)]
 struct Seen {
-    env: Marks,
+    env: FileMarks,
     env_folder: PathBuf,
     root: PathBuf,
-    extensions: Vec<(PathBuf, Marks)>,
+    extensions: Vec<(PathBuf, FileMarks)>,
 }
 
-fn look(host: &Host) -> Seen {
-    let env_file = &host.config.env_file;
-    let root = host.config.extensions_path.clone();
+fn look(catalog: &Catalog) -> Seen {
+    let env_file = &catalog.config.env_file;
+    let root = catalog.config.extensions_path.clone();
     Seen {
-        env: Marks::of_file(env_file),
+        env: FileMarks::of_file(env_file),
         env_folder: env_file
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
@@ -115,15 +116,15 @@ fn look(host: &Host) -> Seen {
             .to_owned(),
         extensions: discovery::folders(&root)
             .into_iter()
-            .map(|path| (path.clone(), Marks::of(&path)))
+            .map(|path| (path.clone(), FileMarks::of(&path)))
             .collect(),
         root,
     }
 }
 
 /// Waits until nothing changes any more; `None` when the host stops.
-fn settle(host: &Host, woken: &Receiver<Wake>) -> Option<Seen> {
-    let mut before = look(host);
+fn settle(catalog: &Catalog, woken: &Receiver<Wake>) -> Option<Seen> {
+    let mut before = look(catalog);
     loop {
         std::thread::sleep(SETTLED);
         while let Ok(wake) = woken.try_recv() {
@@ -131,7 +132,7 @@ fn settle(host: &Host, woken: &Receiver<Wake>) -> Option<Seen> {
                 return None;
             }
         }
-        let now = look(host);
+        let now = look(catalog);
         if now == before {
             return Some(now);
         }

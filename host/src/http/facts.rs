@@ -1,24 +1,15 @@
-//! What the host itself reads of a request's headers.
-//!
-//! A look-up in actix's map costs some 70 instructions, and a client sends the same headers again and again: so a connection
-//! keeps what [stood](Said) in those of the request before, and compares bytes. One pass over all headers would cost more, at 60
-//! instructions a step.
-
-use std::rc::Rc;
+//! What the host itself reads of a request before an extension sees it: whether anything in it may be a credential, and what it
+//! says of its body. Each look-up in actix's map costs some 70 instructions, so each is made once.
 
 use actix_http::header::{self, HeaderMap, HeaderValue};
-use smallvec::SmallVec;
 
-use crate::http::token_parameter::{holds_token, may_hold_token};
-
-/// As much of a User-Agent header as is kept, as in Directus.
-const USER_AGENT_BYTES_MAX: usize = 1024;
+use super::token_parameter::{holds_token, may_hold_token};
 
 /// What a request says of itself.
-#[derive(Clone)]
+#[derive(Clone, Copy, Default)]
 pub struct Noted {
     /// What stands in its headers, whatever its path and body.
-    pub said: Rc<Said>,
+    pub said: Said,
     /// A parameter of the query may be a token's.
     pub may_hold_token: bool,
     /// There is an `Upgrade`, and a body.
@@ -27,8 +18,8 @@ pub struct Noted {
     pub content_length: Option<u64>,
 }
 
-/// What stands in headers that may be sent again. Of several lines of one name, the first counts.
-#[derive(Default)]
+/// What of a credential may stand in a request's headers.
+#[derive(Clone, Copy, Default)]
 pub struct Said {
     /// There is an `Authorization`.
     pub has_authorization: bool,
@@ -36,10 +27,6 @@ pub struct Said {
     pub may_hold_our_cookie: bool,
     /// A `Referer` holds a token.
     pub has_telling_referer: bool,
-    /// `User-Agent` and `Origin`, one behind the other, as UTF-8. Most fit.
-    texts: SmallVec<[u8; 160]>,
-    user_agent_len: Option<usize>,
-    has_origin: bool,
 }
 
 impl Noted {
@@ -48,10 +35,10 @@ impl Noted {
         self.said.may_show_credential() || self.may_hold_token
     }
 
-    /// Looks up what speaks of the body, where there is one; `said` has the rest.
-    pub fn of(headers: &HeaderMap, query: Option<&str>, has_body: bool, said: Rc<Said>) -> Self {
+    /// Looks everything up.
+    pub fn of(headers: &HeaderMap, query: Option<&str>, has_body: bool) -> Self {
         Self {
-            said,
+            said: Said::of(headers),
             may_hold_token: query.is_some_and(may_hold_token),
             has_upgrade: has_body && headers.contains_key(header::UPGRADE),
             content_length: if has_body {
@@ -75,7 +62,7 @@ impl Said {
 
     /// Looks the headers up.
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut said = Self {
+        Self {
             has_authorization: headers.contains_key(header::AUTHORIZATION),
             may_hold_our_cookie: headers
                 .get_all(header::COOKIE)
@@ -83,40 +70,7 @@ impl Said {
             has_telling_referer: headers
                 .get_all(header::REFERER)
                 .any(|line| holds_token(line.as_bytes())),
-            ..Self::default()
-        };
-        if let Some(value) = headers.get(header::USER_AGENT) {
-            said.add(value, USER_AGENT_BYTES_MAX);
-            said.user_agent_len = Some(said.texts.len());
         }
-        if let Some(value) = headers.get(header::ORIGIN) {
-            said.add(value, usize::MAX);
-            said.has_origin = true;
-        }
-        said
-    }
-
-    /// Adds a value; what is not UTF-8 in it is replaced.
-    fn add(&mut self, value: &HeaderValue, bytes_max: usize) {
-        let bytes = &value.as_bytes()[..value.len().min(bytes_max)];
-        // Without an early end, so that sixteen bytes are one step.
-        if bytes.iter().fold(0, |all, byte| all | byte) < 0x80 {
-            self.texts.extend_from_slice(bytes);
-        } else {
-            let text = String::from_utf8_lossy(bytes);
-            self.texts.extend_from_slice(text.as_bytes());
-        }
-    }
-
-    /// `User-Agent`, which is UTF-8.
-    pub fn user_agent(&self) -> Option<&[u8]> {
-        Some(&self.texts[..self.user_agent_len?])
-    }
-
-    /// `Origin`, which is UTF-8.
-    pub fn origin(&self) -> Option<&[u8]> {
-        self.has_origin
-            .then(|| &self.texts[self.user_agent_len.unwrap_or(0)..])
     }
 }
 
@@ -146,52 +100,24 @@ pub fn length(value: &HeaderValue) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn user_agent(bytes: &[u8]) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        headers.append(header::USER_AGENT, HeaderValue::from_bytes(bytes).unwrap());
-        headers.append(header::USER_AGENT, HeaderValue::from_static("second"));
-        headers.append(header::ORIGIN, HeaderValue::from_static("https://x"));
-        let said = Said::of(&headers);
-        assert_eq!(said.origin(), Some(&b"https://x"[..]));
-        said.user_agent()
-            .map(|text| String::from_utf8(text.to_vec()).unwrap())
-    }
-
     #[test]
-    fn a_header_reads_as_text_whatever_it_holds() {
-        assert_eq!(user_agent(b"curl/8").unwrap(), "curl/8");
-        assert_eq!(user_agent("é".as_bytes()).unwrap(), "é");
-        assert_eq!(user_agent(b"\xff").unwrap(), "\u{fffd}");
-        assert_eq!(user_agent(&[b'x'; 2_000]).unwrap().len(), 1_024);
-        let long = [&[b'x'; 1_023][..], "é".as_bytes()].concat();
-        assert!(user_agent(&long).unwrap().ends_with("x\u{fffd}"));
-    }
-
-    #[test]
-    fn what_is_there_is_noted_and_nothing_else() {
-        let none = noted(&HeaderMap::new(), None);
+    fn what_is_there_is_seen_and_nothing_else() {
+        let none = Noted::of(&HeaderMap::new(), None, true);
         assert!(!none.said.has_authorization && !none.said.may_hold_our_cookie);
         assert!(!none.said.has_telling_referer && none.content_length.is_none());
-        assert_eq!((none.said.user_agent(), none.said.origin()), (None, None));
         let lines = [
             (header::AUTHORIZATION, "x"),
             (header::COOKIE, "a=b; directus_session_token=x"),
             (header::REFERER, "/?access_token=x"),
             (header::UPGRADE, "x"),
             (header::CONTENT_LENGTH, "17"),
-            (header::ORIGIN, "https://x"),
         ];
         let lines = lines.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        let noted = noted(&lines.into_iter().collect(), Some("a=b&%61ccess_token=x"));
+        let query = Some("a=b&%61ccess_token=x");
+        let noted = Noted::of(&lines.into_iter().collect(), query, true);
         assert!(noted.said.has_authorization && noted.said.may_hold_our_cookie);
         assert!(noted.said.has_telling_referer);
         assert!(noted.has_upgrade && noted.may_hold_token);
         assert_eq!(noted.content_length, Some(17));
-        assert_eq!(noted.said.origin(), Some(&b"https://x"[..]));
-        assert_eq!(noted.said.user_agent(), None);
-    }
-
-    fn noted(headers: &HeaderMap, query: Option<&str>) -> Noted {
-        Noted::of(headers, query, true, Rc::new(Said::of(headers)))
     }
 }

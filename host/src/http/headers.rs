@@ -3,6 +3,13 @@
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+/// A header's value; `None`: it may not stand in a header.
+// One copy for all: written into its callers, it takes more lines of cache than it takes steps.
+#[inline(never)]
+pub fn value_of(bytes: &[u8]) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(bytes).ok()
+}
+
 /// Whether a header speaks of one connection only (RFC 9110, section 7.6.1). `Connection` may name more: see
 /// [`named_in_connection`].
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {

@@ -1,139 +1,13 @@
-//! What is answered: bodies, the host's own errors, and what an extension's failure looks like to its caller.
+//! The host's own answers: errors in Directus's shape, and what an extension's failure looks like to its caller.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use actix_http::body::{BodySize, MessageBody};
-use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_http::{ConnectionType, Response, StatusCode};
+use actix_http::header::{self, HeaderName, HeaderValue};
+use actix_http::{Response, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::boundary::request::{RequestId, Shared, Streaming};
-use crate::extension::Flight;
-use crate::http::headers;
+use super::body::Body;
+use super::request_id::RequestId;
 use crate::identity::{AuthError, CLEAR_SESSION_COOKIE};
-use crate::server::connection::InHand;
-use crate::upstream::AnswerBody;
-
-/// The body of an answer.
-pub enum Body {
-    /// None.
-    Empty,
-    /// None yet: an extension is going to stream one, of this length where it has declared it.
-    Declared(Option<u64>),
-    /// None, where another answer would have one of this size: see [`without_body`].
-    Left(BodySize),
-    /// Known whole.
-    Bytes(Bytes),
-    /// Written by an extension, chunk by chunk.
-    Stream(Streaming),
-    /// Passed on from an upstream.
-    Relay(Box<Relayed>),
-}
-
-/// A body on its way from an upstream to the client.
-pub struct Relayed {
-    body: AnswerBody,
-    /// The extension counts as busy until the relay is done.
-    _flight: Option<Flight>,
-    /// So does the connection.
-    in_hand: Option<InHand>,
-    is_broken: bool,
-}
-
-impl Relayed {
-    /// The next chunk. An error ends the connection, so that the client sees that the answer is not whole.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, std::io::Error>>> {
-        if self.is_broken {
-            let error = std::io::Error::other("the upstream's answer broke off");
-            return Poll::Ready(Some(Err(error)));
-        }
-        match std::task::ready!(self.body.poll_chunk(cx)) {
-            Some(Err(_)) => {
-                // actix drops what it has not yet written when a body fails: what came before goes out first.
-                self.is_broken = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Some(Ok(chunk)) => Poll::Ready(Some(Ok(chunk))),
-            None => Poll::Ready(None),
-        }
-    }
-}
-
-impl Body {
-    /// The length that the extension declared for a stream.
-    pub fn declared(&self) -> Option<u64> {
-        match self {
-            Self::Declared(length) => *length,
-            _ => None,
-        }
-    }
-}
-
-impl MessageBody for Body {
-    type Error = std::io::Error;
-
-    fn size(&self) -> BodySize {
-        let sized = |length: Option<u64>| length.map_or(BodySize::Stream, BodySize::Sized);
-        match self {
-            Self::Empty | Self::Declared(_) => BodySize::Sized(0),
-            Self::Left(size) => *size,
-            Self::Bytes(bytes) => BodySize::Sized(bytes.len() as u64),
-            Self::Stream(stream) => sized(stream.size),
-            Self::Relay(relayed) => sized(relayed.body.declared()),
-        }
-    }
-
-    fn poll_next(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        match self.get_mut() {
-            Self::Empty | Self::Declared(_) | Self::Left(_) => Poll::Ready(None),
-            Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Self::Stream(stream) => stream.poll_chunk(cx),
-            Self::Relay(relayed) => relayed.poll_chunk(cx),
-        }
-    }
-}
-
-/// Passes an upstream's answer on: its status, its end-to-end headers, its body as it arrives.
-pub fn relay(
-    status: StatusCode,
-    mut headers: HeaderMap,
-    body: AnswerBody,
-    flight: Option<Flight>,
-) -> Response<Body> {
-    headers::remove_hop_by_hop(&mut headers);
-    let mut response = Response::with_body(
-        status,
-        Body::Relay(Box::new(Relayed {
-            body,
-            _flight: flight,
-            in_hand: None,
-            is_broken: false,
-        })),
-    );
-    // `Content-Length` stays among them: the encoder passes over it, except where it alone tells a length (HEAD, 304).
-    *response.headers_mut() = headers;
-    response
-}
-
-/// Leaves the body of an answer out where HTTP has none: the answer to HEAD, 204 and 304. actix's encoder would write a body
-/// that is given all the same, or the end of a chunked one, and the client would take it for the next answer.
-pub fn without_body(response: Response<Body>, is_head: bool) -> Response<Body> {
-    if has_none(response.status()) {
-        response.set_body(Body::Empty)
-    } else if is_head {
-        // Its size is still what GET would tell.
-        response.map_body(|_, body| Body::Left(body.size()))
-    } else {
-        response
-    }
-}
 
 /// Names the request. An upstream's own id is passed on as it is, like all of its headers.
 #[inline(never)]
@@ -145,46 +19,8 @@ pub fn with_id(mut response: Response<Body>, id: RequestId) -> Response<Body> {
     response
 }
 
-/// A header's value; `None`: it may not stand in a header.
-// One copy for all: written into its callers, it takes more lines of cache than it takes steps.
-#[inline(never)]
-pub fn value_of(bytes: &[u8]) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(bytes).ok()
-}
-
 /// The header that names the request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Whether HTTP has no body for a status.
-pub fn has_none(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// Whether the body is still on its way, and not known whole.
-pub fn is_on_its_way(response: &Response<Body>) -> bool {
-    matches!(response.body(), Body::Stream(_) | Body::Relay(_))
-}
-
-/// Keeps the request in hand for as long as its body is on its way.
-pub fn keep(response: Response<Body>, in_hand: InHand) -> Response<Body> {
-    response.map_body(|_, mut body| {
-        match &mut body {
-            Body::Stream(stream) => stream.in_hand = Some(in_hand),
-            Body::Relay(relayed) => relayed.in_hand = Some(in_hand),
-            _ => {}
-        }
-        body
-    })
-}
-
-/// Lets the end of the connection be the end of a body without a length: HTTP/1.0 knows no chunks.
-pub fn end_by_closing(response: &mut Response<Body>) {
-    if response.body().size() == BodySize::Stream {
-        let head = response.head_mut();
-        head.no_chunking(true);
-        head.set_connection_type(ConnectionType::Close);
-    }
-}
 
 /// Why the host itself answers a request.
 #[derive(Debug)]
@@ -300,13 +136,12 @@ pub struct Failure {
 }
 
 /// Answers with an extension's failure. What lies behind a 500 is shown to administrators only.
-pub fn fail(failure: &Failure, request: &Shared) -> Response<Body> {
+pub fn fail(failure: &Failure, is_admin: bool) -> Response<Body> {
     let code = failure
         .code
         .as_deref()
         .unwrap_or_else(|| code_of(failure.status));
-    let is_hidden =
-        failure.status == StatusCode::INTERNAL_SERVER_ERROR && !request.accountability().admin;
+    let is_hidden = failure.status == StatusCode::INTERNAL_SERVER_ERROR && !is_admin;
     let message = match failure.message.as_str() {
         _ if is_hidden => UNEXPECTED,
         "" => failure.status.canonical_reason().unwrap_or(UNEXPECTED),

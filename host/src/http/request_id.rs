@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use crate::http::reply;
+use actix_http::header::HeaderValue;
+
+use super::headers::value_of;
 
 /// A request's id: 16 hexadecimal digits.
 #[derive(Clone, Copy)]
@@ -21,8 +23,8 @@ impl RequestId {
     }
 
     /// The digits, for a header.
-    pub fn header_value(&self) -> actix_http::header::HeaderValue {
-        reply::value_of(&self.0).expect("digits may stand in a header")
+    pub fn header_value(&self) -> HeaderValue {
+        value_of(&self.0).expect("digits may stand in a header")
     }
 }
 

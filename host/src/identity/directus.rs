@@ -19,7 +19,7 @@ use super::source::{Answering, Asked, Known, Source, Unavailable, Verdict};
 use super::{Accountability, IdentityError, Refusal};
 use crate::config;
 use crate::platform::log;
-use crate::upstream::{Base, Call, Limits, Outgoing, Upstream};
+use crate::upstream::{Base, Call, Limits, OutgoingBody, Upstream};
 
 /// How long an answer may be. Those that are asked for are below 1 KiB for all but the users of very many roles.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -112,7 +112,7 @@ impl Directus {
             let ip = ip.to_canonical().to_string();
             call.add(&header::X_FORWARDED_FOR, ip.as_bytes());
         }
-        let answer = upstream.call(call, Outgoing::Empty).await;
+        let answer = upstream.call(call, OutgoingBody::Empty).await;
         let mut answer = answer.map_err(|failed| Problem::Failed(failed.message))?;
         let mut body = Vec::new();
         while let Some(chunk) =

@@ -638,7 +638,6 @@ mod tests {
 
     use super::*;
     use crate::config::values::Secret;
-    use crate::http::facts::Said;
 
     const SECRET: &str = "a-secret-that-both-know";
     const ADMIN: &str = "the-admin-token";
@@ -701,7 +700,7 @@ mod tests {
         }
         let peer = Some("127.0.0.1".parse().unwrap());
         let query = url.split_once('?').map(|(_, query)| query);
-        let noted = Noted::of(&map, query, false, Rc::new(Said::of(&map)));
+        let noted = Noted::of(&map, query, false);
         at_once(authority().identify(&map, &noted, query, peer, now, None))
     }
 
@@ -916,7 +915,7 @@ mod tests {
             assert_eq!(
                 refused(at_once(authority.identify(
                     &headers,
-                    &Noted::of(&headers, None, false, Rc::new(Said::of(&headers))),
+                    &Noted::of(&headers, None, false),
                     None,
                     None,
                     now,

@@ -1,35 +1,49 @@
-//! UNSAFE: what a handle of the ABI points at: entries that are never freed, only used again, each with a generation.
+//! UNSAFE: what a handle of the ABI points at: slots that are never freed, only used again, each use with a generation.
 //!
 //! An extension may keep a handle for as long as it likes and use it from every thread; a handle whose time is over must be
-//! recognised, not followed. So an entry's memory lives as long as the process, and its generation tells whether a handle
-//! still means what the entry holds. Entries belong to the worker that made them and are kept there for the next use, which
-//! also makes a request cost no allocation here.
+//! recognised, not followed. So a slot's memory lives as long as the process, and its [state](SlotState) tells whether a handle
+//! still means what the slot holds. Slots belong to the worker that made them and are kept there for the next use, which also
+//! makes a request cost no allocation here.
+//!
+//! A slot holds two parts. The *shared* part is read by every thread, through a [`Reading`] that keeps the slot from being used
+//! again; the *local* part is the worker's alone.
 #![expect(
     unsafe_code,
     reason = "handles are addresses with a generation; see the module's text"
 )]
 
 use std::cell::{Cell, RefCell, RefMut, UnsafeCell};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hint::cold_path;
+use std::marker::PhantomData;
+use std::ops::Deref;
 
-use crate::runtime::worker::Remote;
+use super::slot_state::{Refused, SlotState, Stage};
+use super::worker::Remote;
 
-/// One reusable place. `S` may be read from every thread while the generation lasts; `L` is the worker's alone.
-pub struct Entry<S: 'static, L: 'static> {
-    /// Odd while in use, even while free.
-    generation: AtomicU64,
+/// What a slot's shared part does when a use of the slot is over.
+pub trait Recycle<L>: Send + Sync + 'static {
+    /// Takes out what the use has left in both parts: called when nobody reads it any more.
+    fn recycle(&mut self, local: &mut L);
+}
+
+/// One reusable slot.
+pub struct Slot<S: 'static, L: 'static> {
+    state: SlotState,
     worker: Remote,
+    /// Readings on the slot's own worker, which need no atomic step.
+    own_readings: Cell<u32>,
     shared: UnsafeCell<S>,
     local: RefCell<L>,
 }
 
-// SAFETY: `shared` is borrowed mutably only while no handle is out (`Free::parts` before `hand_out`, `Pool::close` after the
-// owner gave the handle up) and shared otherwise; `local` is reached only through `Held::local`, which checks the thread. S is Sync.
-unsafe impl<S: Send + Sync, L> Sync for Entry<S, L> {}
+// SAFETY: `shared` is borrowed mutably only while nobody can read it: in `Free::parts`, before there is a handle, and in
+// `Pool::recycle`, when the use is over and no `Reading` is left. `local` and `own_readings` are reached only on the slot's
+// worker: by `Held::local` and `Reading`, which check the thread, and by `Pool` and `Free`, which never leave it.
+unsafe impl<S: Send + Sync, L> Sync for Slot<S, L> {}
 
-/// An entry in use, as a handle names it.
+/// A use of a slot, as a handle names it.
 pub struct Held<S: 'static, L: 'static> {
-    entry: &'static Entry<S, L>,
+    slot: &'static Slot<S, L>,
     generation: u64,
 }
 
@@ -40,13 +54,13 @@ impl<S, L> Clone for Held<S, L> {
 }
 impl<S, L> Copy for Held<S, L> {}
 
-impl<S: Send + Sync, L> Held<S, L> {
+impl<S: Recycle<L>, L> Held<S, L> {
     /// The two numbers of the ABI's handle.
     pub fn numbers(self) -> (u64, u64) {
-        (std::ptr::from_ref(self.entry) as u64, self.generation)
+        (std::ptr::from_ref(self.slot) as u64, self.generation)
     }
 
-    /// The entry that a handle names, if its time is not over.
+    /// The use that a handle names, if it is not over.
     ///
     /// # Safety
     /// `slot` is 0 or came from [`Held::numbers`] of the same `S` and `L`, in this process.
@@ -54,52 +68,126 @@ impl<S: Send + Sync, L> Held<S, L> {
         if slot == 0 || generation & 1 == 0 {
             return None;
         }
-        // SAFETY: the caller's promise; entries are leaked, so the address is good for the life of the process.
-        let entry = unsafe { &*(slot as usize as *const Entry<S, L>) };
-        (entry.generation.load(Ordering::Acquire) == generation)
-            .then_some(Self { entry, generation })
+        // SAFETY: the caller's promise; slots are leaked, so the address is good for the life of the process.
+        let slot = unsafe { &*(slot as usize as *const Slot<S, L>) };
+        slot.state
+            .is(generation)
+            .then_some(Self { slot, generation })
     }
 
-    /// The part that every thread may read.
-    pub fn shared(&self) -> &'static S {
-        // SAFETY: written only by `Free`, before the handle exists, and in `close`, after the last use of it.
-        unsafe { &*self.entry.shared.get() }
+    /// Reads the shared part; `None`: the use is over. While the [`Reading`] lives the slot is not used again, so it must not
+    /// be kept.
+    #[inline]
+    pub fn read(&self) -> Option<Reading<S, L>> {
+        let is_own = self.slot.worker.is_current();
+        if is_own {
+            if !self.slot.state.is(self.generation) {
+                return None;
+            }
+            let readings = &self.slot.own_readings;
+            readings.set(readings.get() + 1);
+        } else {
+            cold_path();
+            if !self.slot.state.begin_read(self.generation) {
+                return None;
+            }
+        }
+        Some(Reading {
+            slot: self.slot,
+            is_own,
+            stays_on_its_thread: PhantomData,
+        })
     }
 
-    /// Changes the part that every thread may read.
-    ///
-    /// # Safety
-    /// Nobody else has the handle yet.
-    pub unsafe fn shared_mut(&self, change: impl FnOnce(&mut S)) {
-        debug_assert!(self.entry.worker.is_current());
-        // SAFETY: the caller's promise.
-        change(unsafe { &mut *self.entry.shared.get() });
-    }
-
-    /// The worker that the entry belongs to.
+    /// The worker that the slot belongs to.
     pub fn worker(&self) -> &'static Remote {
-        &self.entry.worker
+        &self.slot.worker
     }
 
-    /// The worker's own part; `None` on any other thread, or where the handle's time is over.
+    /// The worker's own part; `None` on any other thread, or where the use is over.
+    #[inline]
     pub fn local(&self) -> Option<&'static RefCell<L>> {
-        (self.entry.worker.is_current() && self.is_open()).then_some(&self.entry.local)
+        (self.slot.worker.is_current() && self.is_open()).then_some(&self.slot.local)
     }
 
-    /// Whether both name the same use of the same entry.
+    /// Whether both name the same use of the same slot.
     pub fn is(self, other: Self) -> bool {
         self.numbers() == other.numbers()
     }
 
-    /// Whether the handle still means this use of the entry.
+    /// Whether the use is not over.
+    #[inline]
     pub fn is_open(&self) -> bool {
-        self.entry.generation.load(Ordering::Acquire) == self.generation
+        self.slot.state.is(self.generation)
+    }
+
+    /// How far the use has come; `None`: it is over.
+    #[inline]
+    pub fn stage(&self) -> Option<Stage> {
+        self.slot.state.stage(self.generation)
+    }
+
+    /// Brings the use from one stage to another, in one step that nothing else can come between.
+    ///
+    /// # Errors
+    /// Where it is at another stage, or over.
+    #[inline]
+    pub fn advance(&self, from: Stage, to: Stage) -> Result<(), Refused> {
+        self.slot.state.advance(self.generation, from, to)
+    }
+
+    /// The slot and the generation, to be put together again by [`Slot::held`].
+    pub fn parts(self) -> (&'static Slot<S, L>, u64) {
+        (self.slot, self.generation)
     }
 }
 
-/// A worker's entries of one kind.
+impl<S, L> Slot<S, L> {
+    /// A use of the slot: one that [`Held::parts`] took apart.
+    pub fn held(&'static self, generation: u64) -> Held<S, L> {
+        Held {
+            slot: self,
+            generation,
+        }
+    }
+}
+
+/// The shared part of a slot, being read.
+pub struct Reading<S: 'static, L: 'static> {
+    slot: &'static Slot<S, L>,
+    is_own: bool,
+    /// How its end is told depends on the thread.
+    stays_on_its_thread: PhantomData<*const ()>,
+}
+
+impl<S, L> Deref for Reading<S, L> {
+    type Target = S;
+
+    #[inline]
+    fn deref(&self) -> &S {
+        // SAFETY: the slot is not recycled while this lives, and only that would change it: see `Slot`'s Sync.
+        unsafe { &*self.slot.shared.get() }
+    }
+}
+
+impl<S, L> Drop for Reading<S, L> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_own {
+            let readings = &self.slot.own_readings;
+            readings.set(readings.get() - 1);
+        } else {
+            cold_path();
+            self.slot.state.end_read();
+        }
+    }
+}
+
+/// A worker's slots of one kind.
 pub struct Pool<S: 'static, L: 'static> {
-    free: RefCell<Vec<&'static Entry<S, L>>>,
+    free: RefCell<Vec<&'static Slot<S, L>>>,
+    /// Their uses are over, but somebody was still reading.
+    being_read: RefCell<Vec<&'static Slot<S, L>>>,
     made: Cell<usize>,
 }
 
@@ -107,71 +195,121 @@ impl<S, L> Default for Pool<S, L> {
     fn default() -> Self {
         Self {
             free: RefCell::default(),
+            being_read: RefCell::default(),
             made: Cell::default(),
         }
     }
 }
 
-/// An entry that nobody has a handle of yet: to be prepared.
+/// A slot that nobody has a handle of yet: to be prepared.
 pub struct Free<S: 'static, L: 'static> {
-    entry: &'static Entry<S, L>,
+    slot: &'static Slot<S, L>,
+    /// The local part is the worker's.
+    stays_on_its_thread: PhantomData<*const ()>,
 }
 
-impl<S: Send + Sync, L> Free<S, L> {
+impl<S: Recycle<L>, L> Free<S, L> {
     /// Both of its parts.
     pub fn parts(&mut self) -> (&mut S, RefMut<'_, L>) {
-        // SAFETY: the entry is free: its generation is even, so no handle reaches `shared`, and this is the only way to it.
-        let shared = unsafe { &mut *self.entry.shared.get() };
-        (shared, self.entry.local.borrow_mut())
+        // SAFETY: the slot is free: no handle of it is good, nobody reads it, and this is the only way to it.
+        let shared = unsafe { &mut *self.slot.shared.get() };
+        (shared, self.slot.local.borrow_mut())
     }
 
-    /// Begins the entry's use: its handle.
+    /// Begins the slot's use, at stage 0: its handle.
+    #[inline]
     pub fn hand_out(self) -> Held<S, L> {
-        let generation = self.entry.generation.load(Ordering::Relaxed) + 1;
-        self.entry.generation.store(generation, Ordering::Release);
         Held {
-            entry: self.entry,
-            generation,
+            slot: self.slot,
+            generation: self.slot.state.open(),
         }
     }
 }
 
-impl<S: Send + Sync, L> Pool<S, L> {
-    /// Takes a free entry, or makes one with `new`.
+impl<S: Recycle<L>, L> Pool<S, L> {
+    /// Takes a free slot, or makes one with `new`.
     pub fn take(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> Free<S, L> {
         let free = self.free.borrow_mut().pop();
-        let entry = free.unwrap_or_else(|| self.make(worker, new));
-        Free { entry }
+        Free {
+            slot: free.unwrap_or_else(|| self.make(worker, new)),
+            stays_on_its_thread: PhantomData,
+        }
     }
 
     #[cold]
-    fn make(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> &'static Entry<S, L> {
+    fn make(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> &'static Slot<S, L> {
         self.made.set(self.made.get() + 1);
         let (shared, local) = new();
-        Box::leak(Box::new(Entry {
-            generation: AtomicU64::new(0),
+        Box::leak(Box::new(Slot {
+            state: SlotState::new(),
             worker: worker.clone(),
+            own_readings: Cell::new(0),
             shared: UnsafeCell::new(shared),
             local: RefCell::new(local),
         }))
     }
 
-    /// Ends this use of the entry: its handles are over. `clear` takes out what it held; call on the entry's worker only.
-    pub fn close<R>(&self, held: Held<S, L>, clear: impl FnOnce(&mut S, &mut L) -> R) -> R {
-        debug_assert!(held.entry.worker.is_current() && held.is_open());
-        held.entry
-            .generation
-            .store(held.generation + 1, Ordering::Release);
-        // SAFETY: the generation is even again and the owner has given the handle up.
-        let cleared = clear(
-            unsafe { &mut *held.entry.shared.get() },
-            &mut held.entry.local.borrow_mut(),
-        );
-        self.free.borrow_mut().push(held.entry);
-        cleared
+    /// Ends this use of the slot: its handles are over. Call on the slot's worker; elsewhere, and for a use that is over,
+    /// it does nothing.
+    #[inline]
+    pub fn close(&self, held: Held<S, L>) {
+        self.close_with(held, |_| (), |_| ());
     }
 
-    /// How many entries were ever made: the most that were in use at once.
+    /// As [`close`](Self::close), and gives what `take` takes out of the shared part; where somebody still reads that, what
+    /// `copy` copies.
+    pub fn close_with<R>(
+        &self,
+        held: Held<S, L>,
+        take: impl FnOnce(&mut S) -> R,
+        copy: impl FnOnce(&S) -> R,
+    ) -> Option<R> {
+        held.local()?;
+        let slot = held.slot;
+        let is_free = slot.state.close() && slot.own_readings.get() == 0;
+        let taken = if is_free {
+            // SAFETY: as in `recycle`.
+            let taken = take(unsafe { &mut *slot.shared.get() });
+            self.recycle(slot);
+            taken
+        } else {
+            cold_path();
+            // SAFETY: it is only read until it is recycled, which happens on this thread and later.
+            let copied = copy(unsafe { &*slot.shared.get() });
+            self.being_read.borrow_mut().push(slot);
+            copied
+        };
+        if !self.being_read.borrow().is_empty() {
+            cold_path();
+            self.recycle_read();
+        }
+        Some(taken)
+    }
+
+    fn recycle(&self, slot: &'static Slot<S, L>) {
+        // SAFETY: the use is over, so that no new `Reading` can begin, and none is left: both counts are 0. The slot is in no
+        // other list, so that nobody else prepares it.
+        let shared = unsafe { &mut *slot.shared.get() };
+        shared.recycle(&mut slot.local.borrow_mut());
+        self.free.borrow_mut().push(slot);
+    }
+
+    /// Recycles those that nobody reads any more.
+    #[cold]
+    fn recycle_read(&self) {
+        let is_over =
+            |slot: &mut &'static Slot<S, L>| slot.own_readings.get() == 0 && !slot.state.is_read();
+        let over: Vec<_> = self
+            .being_read
+            .borrow_mut()
+            .extract_if(.., is_over)
+            .collect();
+        for slot in over {
+            self.recycle(slot);
+        }
+    }
+
+    /// How many slots were ever made: the most that were in use at once.
     pub fn made(&self) -> usize {
         self.made.get()
     }

@@ -1,8 +1,13 @@
-//! TODO
+//! A worker, and what it needs to call foreign code: nothing here knows what an extension or a request is.
 
-pub mod completion;
 pub mod contract_checks;
 pub mod deadline;
 pub mod ffi_out;
+mod flight_count;
 pub mod handle;
+pub mod in_flight;
+mod inbox;
+pub mod slot_state;
+mod sync;
 pub mod worker;
+pub mod workers;

@@ -9,13 +9,15 @@ use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
 use futures_core::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
+use crate::extension::library;
+use crate::extension::loaded::{Endpoint, Extension};
 use crate::extension::loader::{self, Scope};
 use crate::extension::registry::{Entry, State};
-use crate::extension::{Extension, library};
-use crate::http::reply::{Body, Refusal, errors, json_with, refuse, text};
+use crate::http::body::Body;
+use crate::http::reply::{Refusal, errors, json_with, refuse, text};
 use crate::identity::Accountability;
 use crate::platform::error_chain::error_chain;
-use crate::server::Host;
+use crate::server::host::Host;
 
 /// An answer of the host's own.
 pub enum Served {
@@ -74,7 +76,7 @@ fn on(method: &Method, served: &Method, answer: impl FnOnce() -> Response<Body>)
 async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
     let path = format!("/extensions/{id}/reload");
     let meant = {
-        let registry = host.registry.load();
+        let registry = host.catalog.registry.load();
         let mounted = registry
             .find(&id)
             .map(|mount| mount.extension.name().to_owned());
@@ -85,11 +87,12 @@ async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
     };
     let working = host.clone();
     let refreshed =
-        actix_rt::task::spawn_blocking(move || loader::refresh(&working, &Scope::Id(&id))).await;
+        actix_rt::task::spawn_blocking(move || loader::refresh(&working.catalog, &Scope::Id(&id)))
+            .await;
     if !matches!(refreshed, Ok(Ok(_))) {
         return refuse(&Refusal::Internal);
     }
-    let registry = host.registry.load();
+    let registry = host.catalog.registry.load();
     match registry.entry(&folder) {
         None => refuse(&Refusal::NotFound { path }),
         Some(entry) => match (&entry.state, &entry.rejected) {
@@ -114,7 +117,7 @@ pub fn options(allow: &str) -> Response<Body> {
 
 /// "ok" where everything that was found is served, "warn" where something is refused: the host itself works in both cases.
 fn health(host: &Host) -> Response<Body> {
-    let status = if host.registry.load().refused().next().is_some() {
+    let status = if host.catalog.registry.load().refused().next().is_some() {
         "warn"
     } else {
         "ok"
@@ -126,11 +129,11 @@ fn health(host: &Host) -> Response<Body> {
 fn info(host: &Host, who: &Accountability) -> Response<Body> {
     let mut data = json!({"name": "extension-host"});
     if who.admin {
-        let registry = host.registry.load();
+        let registry = host.catalog.registry.load();
         data["version"] = env!("CARGO_PKG_VERSION").into();
         data["abi"] = format!("{EXT_ABI_MAJOR}.{EXT_ABI_MINOR}").into();
         data["uptime_s"] = host.started.elapsed().as_secs().into();
-        data["workers"] = host.worker_count().into();
+        data["workers"] = host.catalog.workers.count().into();
         data["extensions"] =
             json!({"mounted": registry.mounted().count(), "refused": registry.refused().count()});
         data["libraries_mapped"] = library::mapped().into();
@@ -139,7 +142,7 @@ fn info(host: &Host, who: &Accountability) -> Response<Body> {
 }
 
 fn extensions(host: &Host) -> Response<Body> {
-    let registry = host.registry.load();
+    let registry = host.catalog.registry.load();
     let data: Vec<Value> = registry
         .entries
         .iter()
@@ -174,7 +177,7 @@ pub fn entry(host: &Host, entry: &Entry) -> Vec<Value> {
 }
 
 fn described(host: &Host, entry: &Entry, extension: &Arc<Extension>, state: &str) -> Vec<Value> {
-    let describe = |endpoint: &crate::extension::instance::Endpoint| {
+    let describe = |endpoint: &Endpoint| {
         let route = |route: &crate::extension::routes::Route| json!({"method": route.method.as_ref().map_or("*", Method::as_str), "pattern": route.pattern});
         json!({
             "id": endpoint.id,
@@ -190,8 +193,8 @@ fn described(host: &Host, entry: &Entry, extension: &Arc<Extension>, state: &str
             "generation": extension.generation,
             "content_sha256": extension.content_sha256(),
             "loaded_at": rfc3339(extension.loaded_at),
-            "requests": {"in_flight": extension.context.requests(), "total": extension.context.served()},
-            "requests_on_older_generations": host.requests_on_older(extension.name()),
+            "requests": {"in_flight": extension.context.in_flight.requests(), "total": extension.context.in_flight.served()},
+            "requests_on_older_generations": host.catalog.requests_on_older(extension.name()),
             "libraries_mapped": extension.generation,
         })
     };

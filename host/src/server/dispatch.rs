@@ -1,101 +1,99 @@
 //! One request, from the connection to the extension and back. Read downwards, this file is the life of a request.
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::hint::cold_path;
-use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use actix_http::{ConnectionType, Method, Payload, Request, Response, Version};
 use extension_api::abi::{EXT_ROUTE_BLOCKING, EXT_ROUTE_WHOLE_BODY, EXT_TOO_LARGE, ext_field};
 use futures_core::future::LocalBoxFuture;
 
-use crate::boundary::request::{self, Asked, ClientSide, Opening, RequestId, Url, below_mount};
+use super::access_log::AccessLine;
+use super::admin::{self, Served};
+use super::server_worker::ServerWorker;
+use super::sign_in;
+use super::target::{below, path_len};
+use crate::boundary::request::{self, ClientSide, Opening, RequestInfo, below_mount};
 use crate::config::values::Require;
-use crate::extension::Extension;
-use crate::extension::context::Closed;
-use crate::extension::routes::{Found, Mark, Route};
+use crate::extension::loaded::Extension;
+use crate::extension::routes::{Found, Route, RouteData};
+use crate::http::body::{self, Body};
+use crate::http::client_connection::InHand;
 use crate::http::facts::Noted;
-use crate::http::reply::{self, Body, Refusal, refuse};
+use crate::http::reply::{self, Refusal, refuse};
+use crate::http::request_id::RequestId;
 use crate::identity::{self, Accountability, Identified, redact};
-use crate::platform::log::{self, Level};
-use crate::runtime::deadline::Late;
 use crate::runtime::ffi_out;
-use crate::runtime::worker::{Worker, with_current};
-use crate::server::admin::{self, Served};
-use crate::server::connection::{Connection, InHand};
-use crate::server::sign_in;
+use crate::runtime::in_flight::Closed;
+use crate::runtime::worker::current;
 
 /// Serves one request.
-pub fn serve(worker: &Rc<Worker>, mut request: Request) -> Answer {
-    let connection = worker.connections.current();
-    let connection = connection.unwrap_or_else(|| Connection::of_peer(request.peer_addr()));
+pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFuture {
     let has_body = !matches!(request.payload(), Payload::None);
+    let connection = worker.connections.begin(request.peer_addr(), has_body);
     let headers = &request.head().headers;
-    let said = connection.said(headers);
-    let in_hand = connection.begin(has_body);
+    let in_hand = connection.begin();
     let ip = connection.peer().address().ip();
-    let asked = Asked {
+    let info = RequestInfo {
         id: worker.requests.next_id(),
-        noted: Noted::of(headers, request.uri().query(), has_body, said),
+        noted: Noted::of(headers, request.uri().query(), has_body),
         ip: worker.host.authority.forwarded(headers, ip),
         connection,
     };
-    let mut answer = Answer {
+    let mut response = ResponseFuture {
         state: State::Own(None),
-        id: asked.id,
+        worker,
+        id: info.id,
         in_hand: Some(in_hand),
         is_head: *request.method() == Method::HEAD,
         knows_chunks: request.version() >= Version::HTTP_11,
-        access: Access::begin(worker, &request),
+        access: AccessLine::begin(worker.host.config.log.access, &request),
     };
-    answer.state = handle(worker, request, asked);
-    answer
+    response.state = handle(worker, request, info);
+    response
 }
 
 /// Finds out who asks for what, and has it handled.
-fn handle(worker: &Rc<Worker>, request: Request, asked: Asked) -> State {
-    if asked.noted.may_show_credential() {
-        return handle_shown(worker, request, asked);
+fn handle(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
+    if info.noted.may_show_credential() {
+        return handle_shown(worker, request, info);
     }
-    handle_as(worker, request, asked, None)
+    handle_as(worker, request, info, None)
 }
 
 /// Has a request handled that may show a credential.
 #[inline(never)]
-fn handle_shown(worker: &Rc<Worker>, request: Request, asked: Asked) -> State {
-    let peer = asked.connection.peer().address().ip();
+fn handle_shown(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
+    let peer = info.connection.peer().address().ip();
     let identified = worker.host.authority.identify(
         &request.head().headers,
-        &asked.noted,
+        &info.noted,
         request.uri().query(),
-        Some(asked.ip.unwrap_or(peer)),
+        Some(info.ip.unwrap_or(peer)),
         SystemTime::now,
         Some(&worker.upstream),
     );
     match identified {
-        Identified::Now(Ok(who)) => handle_as(worker, request, asked, Some(who)),
+        Identified::Now(Ok(who)) => handle_as(worker, request, info, Some(who)),
         Identified::Now(Err(error)) => State::own(reply::unauthorized(&error)),
-        Identified::Later(answer) => handle_later(worker, request, asked, answer),
+        Identified::Later(answer) => handle_later(worker, request, info, answer),
     }
 }
 
 /// Has a request handled when it is known who its caller is.
 #[cold]
 fn handle_later(
-    worker: &Rc<Worker>,
+    worker: &'static ServerWorker,
     request: Request,
-    asked: Asked,
+    info: RequestInfo,
     answer: identity::Answer,
 ) -> State {
-    let worker = worker.clone();
     State::Later(Box::pin(async move {
         match answer.await {
-            Ok(who) => handle_as(&worker, request, asked, Some(who)),
+            Ok(who) => handle_as(worker, request, info, Some(who)),
             Err(error) => State::own(reply::unauthorized(&error)),
         }
     }))
@@ -103,15 +101,15 @@ fn handle_later(
 
 /// Has a request handled whose caller is known.
 fn handle_as(
-    worker: &Rc<Worker>,
+    worker: &'static ServerWorker,
     mut request: Request,
-    asked: Asked,
+    info: RequestInfo,
     who: Option<Arc<Accountability>>,
 ) -> State {
     let target = below_mount(request.uri(), 0);
     let path = &target[..path_len(request.uri(), target)];
-    let (mount_id, url) = below(target, path, asked.noted.may_hold_token);
-    let registry = worker.host.registry.load();
+    let (mount_id, url) = below(target, path, info.noted.may_hold_token);
+    let registry = worker.host.catalog.registry.load();
     let Some(mount) = registry.find(mount_id) else {
         cold_path();
         drop(registry);
@@ -130,12 +128,12 @@ fn handle_as(
         other => return no_route(&request, path, other),
     };
     let extension = &mount.extension;
-    let declared = asked.noted.content_length;
+    let declared = info.noted.content_length;
     if declared.is_some_and(|length| length > extension.body_bytes_max) {
         cold_path();
         return State::own(refuse(&Refusal::ContentTooLarge));
     }
-    let flight = match extension.context.enter(extension.concurrency_max) {
+    let flight = match extension.context.in_flight.enter(extension.concurrency_max) {
         Ok(flight) => flight,
         Err(closed) => {
             cold_path();
@@ -143,42 +141,45 @@ fn handle_as(
             return match closed {
                 Closed::Full => State::own(refuse(&Refusal::Busy)),
                 // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
-                Closed::Retired => handle_as(worker, request, asked, who),
+                Closed::Retired => handle_as(worker, request, info, who),
             };
         }
     };
-    let mut place = request::place(worker);
+    let mut slot = request::slot(worker.worker);
     if let Some(values) = values {
-        note_params(place.params(), route, &values);
+        note_params(slot.params(), route, &values);
     }
-    if asked.noted.said.may_need_redaction() {
+    if info.noted.said.may_need_redaction() {
         let keep_basic = extension.context.basic_auth;
-        redact::redact_headers(request.headers_mut(), &asked.noted.said, keep_basic);
+        redact::redact_headers(request.headers_mut(), &info.noted.said, keep_basic);
     }
     let client = request::open(
-        place,
+        slot,
         Opening {
             request,
             flight,
             url,
             who,
-            asked,
+            info,
             timeout: extension.timeout,
             body_bytes_max: extension.body_bytes_max,
         },
     );
-    call(worker, client, extension, route.mark, route.flags)
+    call(worker, client, extension, route.data, route.flags)
 }
 
 /// Serves what is no extension's: the host's own routes, whose names no extension can have.
 #[inline(never)]
-fn serve_own(worker: &Rc<Worker>, request: Request, who: Option<Arc<Accountability>>) -> State {
+fn serve_own(
+    worker: &'static ServerWorker,
+    request: Request,
+    who: Option<Arc<Accountability>>,
+) -> State {
     let who = who.unwrap_or_default();
     let path = request.uri().path();
     if sign_in::serves(path) {
-        let worker = worker.clone();
         return State::Later(Box::pin(async move {
-            State::own(sign_in::serve(&worker, request, who).await)
+            State::own(sign_in::serve(worker, request, who).await)
         }));
     }
     match admin::serve(&worker.host, request.method(), path, &who) {
@@ -224,52 +225,56 @@ fn note_params(params: &mut Vec<ext_field>, route: &Route, values: &matchit::Par
 
 /// Calls the extension. An answer that it gives inside the call needs nothing else.
 fn call(
-    worker: &Rc<Worker>,
+    worker: &'static ServerWorker,
     client: ClientSide,
     extension: &Arc<Extension>,
-    mark: Mark,
+    data: RouteData,
     flags: u32,
 ) -> State {
     if flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
         cold_path();
-        spawn_with_body(worker, client.handle(), extension, mark, flags);
+        spawn_with_body(worker, client.handle(), extension, data, flags);
     } else {
-        let entered = worker.enter(extension.context);
-        extension.handle(mark, client.handle());
+        let entered = worker.worker.enter(&extension.context.in_flight);
+        extension.handle(data, client.handle().to_abi());
         drop(entered);
     }
+    let request = client.handle();
     match client.take() {
-        Ok(response) => State::Ready(Some(response)),
-        Err(client) => wait(worker, client, extension.timeout),
+        Ok(response) => {
+            note_stream(worker, &response, request);
+            State::Ready(Some(response))
+        }
+        Err(client) => wait(client, extension.timeout),
     }
 }
 
 #[inline(never)]
-fn wait(worker: &Rc<Worker>, client: ClientSide, timeout: Option<Duration>) -> State {
+fn wait(client: ClientSide, timeout: Option<Duration>) -> State {
     if let Some(timeout) = timeout {
-        worker.deadlines.set(timeout, Late::Answer(client.handle()));
+        request::set_deadline(client.handle(), timeout);
     }
     State::Waiting(Some(client))
 }
 
 #[inline(never)]
 fn spawn_with_body(
-    worker: &Rc<Worker>,
+    worker: &'static ServerWorker,
     request: request::Handle,
     extension: &Arc<Extension>,
-    mark: Mark,
+    data: RouteData,
     flags: u32,
 ) {
-    let (worker, extension) = (worker.clone(), extension.clone());
-    actix_rt::spawn(call_with_body(worker, request, extension, mark, flags));
+    let extension = extension.clone();
+    actix_rt::spawn(call_with_body(worker, request, extension, data, flags));
 }
 
 /// Calls the extension when the whole body is there, on a thread that may block where the route says so.
 async fn call_with_body(
-    worker: Rc<Worker>,
+    worker: &'static ServerWorker,
     request: request::Handle,
     extension: Arc<Extension>,
-    mark: Mark,
+    data: RouteData,
     flags: u32,
 ) {
     let unseen = Unseen(request);
@@ -277,12 +282,14 @@ async fn call_with_body(
     std::mem::forget(unseen);
     match collected {
         Ok(()) if flags & EXT_ROUTE_BLOCKING != 0 => {
-            // An error says that the host is stopping; the client's side then ends by itself.
-            let _ = actix_rt::task::spawn_blocking(move || extension.handle(mark, request)).await;
+            // Err: the host is stopping; the client's side then ends by itself.
+            let _ =
+                actix_rt::task::spawn_blocking(move || extension.handle(data, request.to_abi()))
+                    .await;
         }
         Ok(()) => {
-            let entered = worker.enter(extension.context);
-            extension.handle(mark, request);
+            let entered = worker.worker.enter(&extension.context.in_flight);
+            extension.handle(data, request.to_abi());
             drop(entered);
         }
         // The client has left, or gets the host's answer to a body like that.
@@ -293,7 +300,7 @@ async fn call_with_body(
                 Refusal::BadBody
             };
             request.overrule(&refusal);
-            request.finish(&worker);
+            request.finish(worker.worker);
         }
     }
 }
@@ -303,47 +310,11 @@ struct Unseen(request::Handle);
 
 impl Drop for Unseen {
     fn drop(&mut self) {
-        // `None` only while the thread itself ends.
-        let _ = with_current(|worker| {
+        if let Some(worker) = current() {
             self.0.overrule(&Refusal::BadBody);
             self.0.finish(worker);
-        });
-    }
-}
-
-/// Path and query below the mount: "/twilio/2010/A.json?P=2" is for "twilio" and "/2010/A.json?P=2".
-///
-/// Without credentials, so that they cannot be passed on by accident. `/twilio` and `/twilio?x` get the slash that they lack.
-/// `path` is what of `target` stands before the query, which `may_hold_token`.
-fn below<'a>(target: &'a str, path: &'a str, may_hold_token: bool) -> (&'a str, Url) {
-    let rest = path.strip_prefix('/').unwrap_or_default();
-    let mount_end = rest.bytes().position(|byte| byte == b'/');
-    let mount_end = mount_end.unwrap_or(rest.len());
-    let mount_len = (mount_end + 1).min(path.len());
-    let mut path_len = path.len() - mount_len;
-    let mut whole = None;
-    if may_hold_token || path_len == 0 {
-        cold_path();
-        let mut changed = redact::redact_url(target);
-        if path_len == 0 {
-            changed.to_mut().insert(mount_len, '/');
-            path_len = 1;
-        }
-        if let Cow::Owned(changed) = changed {
-            whole = Some(changed);
         }
     }
-    let url = Url {
-        whole,
-        mount_len,
-        path_len,
-    };
-    (&rest[..mount_end], url)
-}
-
-/// How much of a target stands before its query. The parser knows; nobody needs to look for the '?' again.
-fn path_len(uri: &actix_http::Uri, target: &str) -> usize {
-    target.len() - uri.query().map_or(0, |query| query.len() + 1)
 }
 
 /// Whether the operator lets this caller use the extension, whatever its code does.
@@ -372,15 +343,24 @@ fn not_found(path: &str) -> Response<Body> {
     })
 }
 
+/// Tells the connection of an answer that is written bit by bit.
+fn note_stream(worker: &ServerWorker, response: &Response<Body>, request: request::Handle) {
+    if response.body().has_source() {
+        cold_path();
+        worker.connections.stream(request);
+    }
+}
+
 /// The answer to a request, as a future of the connection's task.
-pub struct Answer {
+pub struct ResponseFuture {
     state: State,
+    worker: &'static ServerWorker,
     id: RequestId,
     /// Until the answer is given to actix whole: then `None`, or within its body.
     in_hand: Option<InHand>,
     is_head: bool,
     knows_chunks: bool,
-    access: Option<Box<Access>>,
+    access: Option<Box<AccessLine>>,
 }
 
 enum State {
@@ -401,7 +381,7 @@ impl State {
     }
 }
 
-impl Future for Answer {
+impl Future for ResponseFuture {
     type Output = Result<Response<Body>, actix_web::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -415,7 +395,14 @@ impl Future for Answer {
                 Some(response) => response,
                 None => return Poll::Pending,
             },
-            State::Waiting(client) => std::task::ready!(ClientSide::poll(client, cx)),
+            State::Waiting(client) => {
+                let request = client.as_ref().map(ClientSide::handle);
+                let response = std::task::ready!(ClientSide::poll(client, cx));
+                if let Some(request) = request {
+                    note_stream(this.worker, &response, request);
+                }
+                response
+            }
             State::Own(response) => match response.take() {
                 Some(response) => reply::with_id(response, this.id),
                 None => return Poll::Pending,
@@ -423,13 +410,13 @@ impl Future for Answer {
             State::Later(_) => return Poll::Pending,
         };
         // An answer is moved only where it has to be: it is large.
-        if this.is_head || reply::has_none(response.status()) {
+        if this.is_head || body::has_none(response.status()) {
             cold_path();
-            response = reply::without_body(response, this.is_head);
+            response = body::without_body(response, this.is_head);
         }
         if !this.knows_chunks {
             cold_path();
-            reply::end_by_closing(&mut response);
+            body::end_by_closing(&mut response);
         }
         if let Some(in_hand) = this.in_hand.take() {
             if in_hand.is_last() {
@@ -438,64 +425,16 @@ impl Future for Answer {
                     .head_mut()
                     .set_connection_type(ConnectionType::Close);
             }
-            if reply::is_on_its_way(&response) {
-                response = reply::keep(response, in_hand);
+            if response.body().has_source() {
+                response = response.map_body(|_, mut body| {
+                    body.keep(in_hand);
+                    body
+                });
             }
         }
         if let Some(access) = &this.access {
-            access.log(&response, this.id);
+            access.write(&response, this.id);
         }
         Poll::Ready(Ok(response))
-    }
-}
-
-/// What the access log says of a request: one line when the answer is decided.
-struct Access {
-    began: Instant,
-    method: Method,
-    /// Without its query, which may hold what is nobody's business.
-    path: String,
-    peer: Option<SocketAddr>,
-}
-
-impl Access {
-    /// `None` where no line would be written.
-    #[inline]
-    fn begin(worker: &Worker, request: &Request) -> Option<Box<Self>> {
-        if !worker.host.config.log.access {
-            return None;
-        }
-        Self::begin_where_enabled(request)
-    }
-
-    #[inline(never)]
-    fn begin_where_enabled(request: &Request) -> Option<Box<Self>> {
-        log::enabled(Level::Info).then(|| {
-            Box::new(Self {
-                began: Instant::now(),
-                method: request.method().clone(),
-                path: request.uri().path().to_owned(),
-                peer: request.peer_addr(),
-            })
-        })
-    }
-
-    #[inline(never)]
-    fn log(&self, response: &Response<Body>, id: RequestId) {
-        let took_ms = self.began.elapsed().as_micros() as f64 / 1_000.0;
-        let peer = self
-            .peer
-            .map(|peer| peer.ip().to_string())
-            .unwrap_or_default();
-        let status = response.status().as_u16();
-        let fields: [log::Field<'_>; 6] = [
-            ("method", &self.method),
-            ("path", &self.path),
-            ("status", &status),
-            ("took_ms", &took_ms),
-            ("ip", &peer),
-            ("request", &id),
-        ];
-        log::event(Level::Info, "answered", &fields);
     }
 }

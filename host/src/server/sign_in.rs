@@ -1,7 +1,6 @@
 //! The routes to sign in, in Directus's shapes: `POST /auth/login`, `/auth/refresh`, `/auth/logout`, and `GET /users/me`.
 
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::boundary::request::{Incoming, below_mount};
 use crate::config;
-use crate::http::reply::{self, Body, Refusal, json_with, refuse};
+use crate::http::body::Body;
+use crate::http::reply::{self, Refusal, json_with, refuse};
 use crate::identity::attempts::Wait;
 use crate::identity::credential::{self, REFRESH_COOKIE, SESSION_COOKIE};
 use crate::identity::jwt::Signed;
@@ -20,8 +20,8 @@ use crate::identity::local_users::known;
 use crate::identity::{Accountability, AuthError, Authority, Refusal as Denied};
 use crate::platform::error_chain::error_chain;
 use crate::platform::log;
-use crate::runtime::worker::Worker;
 use crate::server::admin;
+use crate::server::server_worker::ServerWorker;
 use crate::store::sessions::Refreshed;
 use crate::store::users::User;
 use crate::store::{Store, StoreError, digest_of, password, random_text, seconds};
@@ -40,7 +40,7 @@ pub fn serves(path: &str) -> bool {
 
 /// Answers a request for such a path.
 pub async fn serve(
-    worker: &Rc<Worker>,
+    worker: &ServerWorker,
     mut request: Request,
     who: Arc<Accountability>,
 ) -> Response<Body> {

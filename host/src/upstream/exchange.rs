@@ -20,8 +20,10 @@ use tokio::io::AsyncWrite as _;
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
+use super::body::OutgoingBody;
+use super::call_error::CallError;
 use super::pool::{BUFFER_BYTES, Lease};
-use super::{Failed, Head, Outgoing};
+use super::request_head::RequestHead;
 use crate::http::facts::content_length;
 
 /// The most that is read at once of a body that keeps coming.
@@ -58,7 +60,7 @@ enum Framing {
 
 impl Exchange {
     /// Begins to send `head` and `body` on a connection.
-    pub fn new(lease: Lease, head: Head, body: Outgoing) -> Self {
+    pub fn new(lease: Lease, head: RequestHead, body: OutgoingBody) -> Self {
         let buffer = lease.pool().buffer();
         Self {
             lease,
@@ -78,7 +80,7 @@ impl Exchange {
     }
 
     /// The head of the answer, once it is there.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Failed>> {
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, CallError>> {
         loop {
             self.poll_send(cx)?;
             if let Some(head) = self.decode_head()? {
@@ -93,28 +95,28 @@ impl Exchange {
     }
 
     /// Why there is no answer: what kept the request from being sent comes before what was read then.
-    fn broken(&self, cause: &str) -> Failed {
+    fn broken(&self, cause: &str) -> CallError {
         let cause = match &self.sending.failed {
             Some(failed) => failed.to_string(),
             None => cause.to_owned(),
         };
-        Failed {
+        CallError {
             status: abi::EXT_BROKEN,
             message: format!("the connection broke off: {cause}"),
         }
     }
 
     /// The next head in the buffer that is an answer's; such as say "go on" or "be patient" are passed over.
-    fn decode_head(&mut self) -> Result<Option<ResponseHead>, Failed> {
+    fn decode_head(&mut self) -> Result<Option<ResponseHead>, CallError> {
         while !self.buffer.is_empty() {
             let mut codec = ClientCodec::new(self.lease.pool().decoding());
-            let decoded = codec.decode(&mut self.buffer).map_err(|cause| Failed {
+            let decoded = codec.decode(&mut self.buffer).map_err(|cause| CallError {
                 status: abi::EXT_BROKEN,
                 message: format!("the answer is not HTTP: {cause}"),
             })?;
             let Some(head) = decoded else { break };
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Err(Failed {
+                return Err(CallError {
                     status: abi::EXT_BROKEN,
                     message: "the answer is a change of protocol that was not asked for".to_owned(),
                 });
@@ -215,7 +217,7 @@ impl Exchange {
 
     /// Sends what can be sent. The error is the body's own; that of the connection is found again by who reads, after an answer
     /// that may have come first.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), Failed> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), CallError> {
         match self.lease.io() {
             Some(io) => self.sending.poll(io, cx),
             None => Ok(()),
@@ -263,7 +265,7 @@ struct Sending {
     /// The chunk behind this one.
     next: Option<Bytes>,
     /// `None` when it has been taken whole.
-    body: Option<Outgoing>,
+    body: Option<OutgoingBody>,
     framing: SentFraming,
     is_flushed: bool,
     /// The connection takes no more.
@@ -279,7 +281,7 @@ enum SentFraming {
 }
 
 impl Sending {
-    fn new(head: Head, body: Outgoing) -> Self {
+    fn new(head: RequestHead, body: OutgoingBody) -> Self {
         let size = body.size();
         let framing = match size {
             BodySize::None => SentFraming::Length(0),
@@ -309,7 +311,11 @@ impl Sending {
     }
 
     /// Takes chunks and writes them, until one of both has to wait.
-    fn poll(&mut self, mut io: Pin<&mut BoxedSocket>, cx: &mut Context<'_>) -> Result<(), Failed> {
+    fn poll(
+        &mut self,
+        mut io: Pin<&mut BoxedSocket>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CallError> {
         if self.failed.is_some() {
             return Ok(());
         }
@@ -358,7 +364,7 @@ impl Sending {
     }
 
     /// Takes the next chunk of the body, if there is one.
-    fn load(&mut self, cx: &mut Context<'_>) -> Result<(), Failed> {
+    fn load(&mut self, cx: &mut Context<'_>) -> Result<(), CallError> {
         let chunk = match self.next.take() {
             Some(chunk) => chunk,
             None if self.body.is_none() => return Ok(()),
@@ -387,7 +393,7 @@ impl Sending {
     }
 
     /// The next chunk of the body that is not empty; `None` at its end.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Bytes>>, Failed> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Bytes>>, CallError> {
         loop {
             let Some(body) = &mut self.body else {
                 return Ok(Poll::Ready(None));
@@ -395,13 +401,13 @@ impl Sending {
             let Poll::Ready(chunk) = Pin::new(body).poll_next(cx) else {
                 return Ok(Poll::Pending);
             };
-            let chunk = chunk.transpose().map_err(Failed::of_body)?;
+            let chunk = chunk.transpose().map_err(CallError::of_body)?;
             if chunk.as_ref().is_some_and(Bytes::is_empty) {
                 continue;
             }
             if let SentFraming::Length(left) = &mut self.framing {
                 let length = chunk.as_ref().map_or(u64::MAX, |chunk| chunk.len() as u64);
-                *left = left.checked_sub(length).ok_or_else(Failed::of_length)?;
+                *left = left.checked_sub(length).ok_or_else(CallError::of_length)?;
                 if *left == 0 {
                     self.body = None;
                 }

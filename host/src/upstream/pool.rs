@@ -18,7 +18,8 @@ use futures_core::future::LocalBoxFuture;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::sync::Semaphore;
 
-use super::{Base, connect};
+use super::base::Base;
+use super::connect;
 use crate::config;
 
 /// How old a connection may be to be used once more.

@@ -1,87 +1,18 @@
 //! What an extension reads of a request, made when it first asks.
 
-use actix_http::{RequestHead, Uri};
+use std::borrow::Cow;
+
+use actix_http::RequestHead;
+use actix_http::header::{self, HeaderName};
 use extension_api::abi;
 
-use super::{Handle, Shared};
-use crate::http::facts::Said;
-use crate::http::peer::{IpText, Peer};
+use super::sources::Head;
+use super::state::{Handle, Shared};
+use crate::http::peer::IpText;
 use crate::runtime::ffi_out;
 
-/// What is read of a request: parts of [`Local`], which stay where they are, unchanged, until the entry is closed.
-pub(super) struct Sources {
-    pub(super) request: Kept<RequestHead>,
-    pub(super) peer: Kept<Peer>,
-    pub(super) said: Kept<Said>,
-}
-
-impl Sources {
-    /// Those of an entry that is closed.
-    pub(super) const NOTHING: Self = Self {
-        request: Kept::NOTHING,
-        peer: Kept::NOTHING,
-        said: Kept::NOTHING,
-    };
-}
-
-/// What the entry keeps elsewhere, for any thread to read.
-pub(super) struct Kept<T>(pub(super) *const T);
-
-impl<T> Kept<T> {
-    const NOTHING: Self = Self(std::ptr::null());
-
-    #[expect(
-        unsafe_code,
-        reason = "any thread may read what only the worker may drop"
-    )]
-    pub(super) fn get(&self) -> &T {
-        debug_assert!(!self.0.is_null(), "the entry is open");
-        // SAFETY: set in `open` to a part of `Local`, which lives, unchanged, until the entry is closed: when the extension has
-        // finished the request. Who calls this has looked, on the worker, whether the entry is open; or it is the extension,
-        // which must not call with a request that it finishes meanwhile (header).
-        unsafe { &*self.0 }
-    }
-}
-
-/// A head as the ABI has it, and what it shows that stands nowhere else.
-pub(super) struct Head {
-    raw: abi::ext_request_head,
-    _roles: Vec<abi::ext_slice>,
-    _ip: Option<Box<IpText>>,
-}
-
-/// What any thread may read must be made for that.
-const fn is_sync<T: Sync>() {}
-const _: () = is_sync::<RequestHead>();
-const _: () = is_sync::<Peer>();
-const _: () = is_sync::<Said>();
-
-/// Path and query below the mount.
-pub struct Url {
-    /// Path and query with the mount, where they differ from what was sent.
-    pub whole: Option<String>,
-    /// How much of them stands before what the extension sees.
-    pub mount_len: usize,
-    /// How much of what the extension sees is path; behind it the query begins.
-    pub path_len: usize,
-}
-
-impl Url {
-    /// The text; what was sent as `uri`, where nothing else is said.
-    #[inline]
-    pub fn text<'a>(&'a self, uri: &'a Uri) -> &'a str {
-        match &self.whole {
-            Some(whole) => &whole[self.mount_len..],
-            None => below_mount(uri, self.mount_len),
-        }
-    }
-
-    /// The part of [`text`](Self::text) before the first '?'.
-    #[inline]
-    pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
-        &self.text(uri)[..self.path_len]
-    }
-}
+/// As much of a User-Agent header as an extension sees, as in Directus.
+const USER_AGENT_BYTES_MAX: usize = 1024;
 
 impl Shared {
     #[inline(never)]
@@ -91,7 +22,10 @@ impl Shared {
         let roles: Vec<_> = who.roles.iter().map(|role| ffi_out::text(role)).collect();
         let url = self.url.text(&request.uri);
         let (path, query) = url.split_at(self.url.path_len);
-        let (peer, said) = (self.sources.peer.get(), self.sources.said.get());
+        let peer = self.sources.peer.get();
+        let (user_agent, user_agent_text) =
+            text_of(request, &header::USER_AGENT, USER_AGENT_BYTES_MAX);
+        let (origin, origin_text) = text_of(request, &header::ORIGIN, usize::MAX);
         let ip = self.ip.map(|ip| Box::new(IpText::new(ip)));
         let raw = abi::ext_request_head {
             struct_size: size_of::<abi::ext_request_head>() as u32,
@@ -103,15 +37,15 @@ impl Shared {
             url: ffi_out::text(url),
             path: ffi_out::text(path),
             query: ffi_out::option(query.strip_prefix('?')),
-            params: self.params.as_ptr(),
-            param_count: self.params.len(),
+            params: self.params.0.as_ptr(),
+            param_count: self.params.0.len(),
             peer: ffi_out::bytes(peer.text()),
-            id: ffi_out::text(self.id()),
+            id: ffi_out::text(self.id.as_str()),
             deadline_ms: self.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             body_length: self.body_length.map_or(-1, |length| length as i64),
-            body: match &*self.body {
-                [] => ffi_out::EMPTY_BUFFER,
-                body => abi::ext_buffer {
+            body: match self.body.get() {
+                None => ffi_out::EMPTY_BUFFER,
+                Some(body) => abi::ext_buffer {
                     ptr: body.as_ptr(),
                     len: body.len(),
                     ..ffi_out::EMPTY_BUFFER
@@ -123,8 +57,8 @@ impl Shared {
                 roles: roles.as_ptr(),
                 role_count: roles.len(),
                 ip: ffi_out::bytes(ip.as_deref().unwrap_or(peer.ip_text()).as_bytes()),
-                user_agent: ffi_out::option_bytes(said.user_agent()),
-                origin: ffi_out::option_bytes(said.origin()),
+                user_agent: user_agent,
+                origin: origin,
                 session: ffi_out::option(who.session.as_deref()),
                 admin: who.admin.into(),
                 app: who.app.into(),
@@ -135,33 +69,71 @@ impl Shared {
             raw,
             _roles: roles,
             _ip: ip,
+            _texts: [user_agent_text, origin_text],
+        }
+    }
+}
+
+/// The first line of a header, cut off behind `bytes_max`, as UTF-8; what is not UTF-8 in it is replaced, and then stands in the
+/// text that is given beside it.
+fn text_of(
+    request: &RequestHead,
+    name: &HeaderName,
+    bytes_max: usize,
+) -> (abi::ext_slice, Option<Box<str>>) {
+    let Some(value) = request.headers.get(name) else {
+        return (ffi_out::ABSENT, None);
+    };
+    let bytes = &value.as_bytes()[..value.len().min(bytes_max)];
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => (ffi_out::text(text), None),
+        Cow::Owned(text) => {
+            let text = text.into_boxed_str();
+            (ffi_out::text(&text), Some(text))
         }
     }
 }
 
 impl Handle {
-    /// What the extension sees; `None`: it has finished the request.
-    pub fn head(&self) -> Option<&'static abi::ext_request_head> {
-        let shared = self.shared();
-        if shared.head.get().is_none() {
-            if !self.is_open() {
-                return None;
-            }
-            let made = shared.make_head();
-            // Of one that was finished meanwhile nothing must be left for the next.
-            if !self.is_open() {
-                return None;
-            }
-            // Another thread that was first has made the same.
-            let _ = shared.head.set(made);
-        }
-        shared.head.get().map(|head| &head.raw)
+    /// What the extension sees, good until it finishes the request; `None`: it has.
+    pub fn head(&self) -> Option<*const abi::ext_request_head> {
+        let shared = self.read()?;
+        let head = shared.head.get_or_init(|| shared.make_head());
+        Some(&raw const head.raw)
     }
 }
 
-/// Path and query behind the first `mount_len` bytes of a request's target: "/twilio/a?b" below 7 is "/a?b".
-#[inline]
-pub fn below_mount(uri: &Uri, mount_len: usize) -> &str {
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    &target[mount_len..]
+#[cfg(test)]
+mod tests {
+    use actix_http::header::HeaderValue;
+
+    use super::*;
+
+    fn user_agent(bytes: &[u8]) -> String {
+        let mut head = RequestHead::default();
+        let headers = &mut head.headers;
+        headers.append(header::USER_AGENT, HeaderValue::from_bytes(bytes).unwrap());
+        headers.append(header::USER_AGENT, HeaderValue::from_static("second"));
+        let (slice, text) = text_of(&head, &header::USER_AGENT, USER_AGENT_BYTES_MAX);
+        // What is borrowed is what was sent, cut off.
+        let text = text.unwrap_or_else(|| std::str::from_utf8(&bytes[..slice.len]).unwrap().into());
+        assert_eq!(slice.len, text.len());
+        text.into()
+    }
+
+    #[test]
+    fn a_header_reads_as_text_whatever_it_holds() {
+        assert_eq!(user_agent(b"curl/8"), "curl/8");
+        assert_eq!(user_agent("é".as_bytes()), "é");
+        assert_eq!(user_agent(b"\xff"), "\u{fffd}");
+        assert_eq!(user_agent(&[b'x'; 2_000]).len(), 1_024);
+        let long = [&[b'x'; 1_023][..], "é".as_bytes()].concat();
+        assert!(user_agent(&long).ends_with("x\u{fffd}"));
+    }
+
+    #[test]
+    fn a_header_that_is_not_there_is_absent() {
+        let (slice, text) = text_of(&RequestHead::default(), &header::ORIGIN, 10);
+        assert!(slice.ptr.is_null() && text.is_none());
+    }
 }

@@ -1,35 +1,30 @@
-//! What is under way for a request: reads, and the operations that are tied to it. The connection polls it while its client
+//! What is in flight for a request: reads, and the operations that are tied to it. The connection polls it while its client
 //! waits for the answer or for more of it; else tasks do.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use extension_api::abi;
-use smallvec::SmallVec;
 
-use super::body::Reading;
-use super::{Client, Handle, Local};
-use crate::boundary::operation::{self, Work};
-use crate::runtime::completion::Outcome;
-use crate::runtime::worker::Worker;
-
-/// What is under way for a request; few have more than one or two at a time.
-pub(super) type Operations = SmallVec<[operation::Handle; 2]>;
+use super::state::{Client, Handle, Local, Operations, Reading, Shared};
+use crate::boundary::completion::{Outcome, complete};
+use crate::boundary::operation::{self, PollsAlong, Work};
+use crate::runtime::handle::Slot;
+use crate::runtime::worker::{Worker, current};
 
 /// What ends with either side.
-pub(super) struct UnderWay {
+pub(super) struct Pending {
     reading: Option<Reading>,
     operations: Operations,
 }
 
-impl UnderWay {
-    pub(super) fn cancel(self, worker: &Rc<Worker>) {
+impl Pending {
+    pub(super) fn cancel(self, worker: &'static Worker) {
         if let Some((completion, task)) = self.reading {
             if let Some(task) = task {
                 task.abort();
             }
-            worker.complete(completion, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
         }
         for operation in self.operations {
             operation.cancel();
@@ -39,16 +34,16 @@ impl UnderWay {
 
 impl Local {
     /// What has to be cancelled. Most requests leave nothing.
-    pub(super) fn take_under_way(&mut self) -> Option<UnderWay> {
+    pub(super) fn take_pending(&mut self) -> Option<Pending> {
         self.operations.retain(|operation| operation.is_open());
         let has_any = self.reading.is_some() || !self.operations.is_empty();
-        has_any.then(|| UnderWay {
+        has_any.then(|| Pending {
             reading: self.reading.take(),
             operations: std::mem::take(&mut self.operations),
         })
     }
 
-    /// Whether the connection polls what is under way: while its client waits for the answer, or for the next chunk of it. If
+    /// Whether the connection polls what is in flight: while its client waits for the answer, or for the next chunk of it. If
     /// so, has it polled.
     pub(super) fn wake_connection(&self) -> bool {
         let waker = match &self.client {
@@ -84,21 +79,7 @@ impl Handle {
         true
     }
 
-    /// Has the connection poll the work of an operation. Gives it back where no client waits for an answer: then it would be
-    /// polled at the pace at which that one reads.
-    pub fn poll_along(&self, operation: operation::Handle, work: Work) -> Result<(), Work> {
-        let Some(local) = self.local() else {
-            return Err(work);
-        };
-        let mut local = local.borrow_mut();
-        if !local.wake_connection() {
-            return Err(work);
-        }
-        local.work.push((operation, work));
-        Ok(())
-    }
-
-    /// Leaves what is under way to tasks, since the client takes no more for now, or has its answer: then the connection has no
+    /// Leaves what is in flight to tasks, since the client takes no more for now, or has its answer: then the connection has no
     /// reason to poll.
     pub fn leave_to_tasks(self) {
         let Some(local) = self.local() else { return };
@@ -113,23 +94,12 @@ impl Handle {
             std::mem::take(&mut local.work)
         };
         for (operation, work) in work {
-            operation.go_on(work);
+            operation.continue_in_task(work);
         }
     }
 
-    /// Drops the work of an operation that has been given up.
-    pub fn forget(&self, operation: operation::Handle) {
-        let Some(local) = self.local() else { return };
-        let work = {
-            let work = &mut local.borrow_mut().work;
-            let place = work.iter().position(|(other, _)| other.is(operation));
-            place.map(|place| work.swap_remove(place))
-        };
-        drop(work);
-    }
-
-    /// Polls what is under way, and calls what is due; tells whether anything has come to its end.
-    pub(super) fn go_on(self, own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
+    /// Polls what is in flight, and calls what is due; tells whether anything has come to its end.
+    pub(super) fn poll_pending(self, own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
         let (reads, works) = {
             let local = own.borrow();
             (
@@ -146,7 +116,7 @@ impl Handle {
                 Poll::Pending => false,
             };
         let has_worked = works && Self::poll_work(own, cx);
-        call_ready() || has_worked || has_read
+        call_due() || has_worked || has_read
     }
 
     fn poll_work(own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
@@ -178,7 +148,45 @@ impl Handle {
 }
 
 /// Calls what is due on this worker; tells whether anything was.
-fn call_ready() -> bool {
-    // `None` only while the thread itself ends.
-    crate::runtime::worker::with_current(|worker| worker.call_ready()).unwrap_or(false)
+fn call_due() -> bool {
+    current().is_some_and(Worker::call_due)
+}
+
+impl Handle {
+    /// The request, as an operation of it knows it.
+    pub fn polls_along(self) -> (&'static dyn PollsAlong, u64) {
+        let (slot, generation) = self.parts();
+        (slot, generation)
+    }
+}
+
+impl PollsAlong for Slot<Shared, Local> {
+    fn poll_along(
+        &'static self,
+        generation: u64,
+        operation: operation::Handle,
+        work: Work,
+    ) -> Result<(), Work> {
+        let Some(local) = self.held(generation).local() else {
+            return Err(work);
+        };
+        let mut local = local.borrow_mut();
+        if !local.wake_connection() {
+            return Err(work);
+        }
+        local.work.push((operation, work));
+        Ok(())
+    }
+
+    fn forget(&'static self, generation: u64, operation: operation::Handle) {
+        let Some(local) = self.held(generation).local() else {
+            return;
+        };
+        let work = {
+            let work = &mut local.borrow_mut().work;
+            let index = work.iter().position(|(other, _)| other.is(operation));
+            index.map(|index| work.swap_remove(index))
+        };
+        drop(work);
+    }
 }

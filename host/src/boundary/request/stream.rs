@@ -1,69 +1,38 @@
 //! An answer that is written bit by bit, on its way out.
 
-use std::rc::Rc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
+use std::io;
+use std::task::{Context, Poll};
 
 use actix_http::Response;
 use bytes::Bytes;
 use extension_api::abi;
 
-use super::{ANSWERED, ClientSide, Handle, OVER, Refused, STREAMING, UNDECIDED};
-use crate::http::reply::Body;
-use crate::runtime::completion::{Completion, Outcome};
+use super::client_side::ClientSide;
+use super::state::{Handle, OVER, Refused, STREAMING};
+use crate::boundary::completion::{Completion, Outcome, complete};
+use crate::http::body::{Body, BodySource};
 use crate::runtime::contract_checks::{self, Rule};
-use crate::runtime::worker::Worker;
-use crate::server::connection::InHand;
+use crate::runtime::worker::{Worker, current};
 
-/// A streamed answer on its way from the extension to the connection: while one chunk waits for the connection, the extension
-/// may get the next one ready; with two waiting, it waits.
-#[derive(Default)]
-pub(super) struct Outgoing {
-    chunk: Option<Bytes>,
-    next: Option<Bytes>,
-    /// Called when there is room for another chunk.
-    pub(super) written: Option<Completion>,
-    /// `Some` once the extension has ended the stream: whole, or to be broken off.
-    pub(super) ended: Option<bool>,
-    /// There while the connection waits for what comes next.
-    pub(super) waker: Option<Waker>,
-}
-
-impl Outgoing {
-    pub(super) fn wake_connection(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-}
-
-impl ClientSide {
-    /// The answer whose head is `response`, with a body that is written bit by bit.
-    #[inline(never)]
-    pub(super) fn stream(self, response: Response<Body>) -> Response<Body> {
-        if let Some(connection) = &self.0.own().borrow().connection {
-            connection.streams(self.0);
-        }
-        response.map_body(|_, size| {
-            Body::Stream(Streaming {
-                in_hand: None,
-                client: self,
-                size: size.declared(),
-                sent: 0,
-                is_broken: false,
-                has_paused: false,
-            })
+/// The answer whose head is `response`, with a body that is written bit by bit.
+#[inline(never)]
+pub(super) fn stream(client: ClientSide, response: Response<Body>) -> Response<Body> {
+    response.map_body(|_, declared| {
+        Body::of_source(Streaming {
+            client,
+            size: declared.declared(),
+            sent: 0,
+            is_broken: false,
+            has_paused: false,
         })
-    }
+    })
 }
 
 /// The body of a streamed answer.
 pub struct Streaming {
-    /// The connection counts as busy until the stream is over.
-    pub in_hand: Option<InHand>,
     client: ClientSide,
     /// What was declared as Content-Length.
-    pub size: Option<u64>,
+    size: Option<u64>,
     sent: u64,
     /// It ended before it was whole.
     is_broken: bool,
@@ -71,13 +40,13 @@ pub struct Streaming {
     has_paused: bool,
 }
 
-impl Streaming {
-    /// The next chunk; an error breaks the connection off.
-    pub fn poll_chunk(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, std::io::Error>>> {
-        let request = self.client.0;
+impl BodySource for Streaming {
+    fn declared(&self) -> Option<u64> {
+        self.size
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let request = self.client.handle();
         let own = request.own();
         // Whatever writes or reads while this polls need not wake it.
         let waker = {
@@ -94,7 +63,7 @@ impl Streaming {
                 cx.waker().wake_by_ref();
                 break Poll::Pending;
             }
-            if !request.go_on(own, cx) {
+            if !request.poll_pending(own, cx) {
                 break Poll::Pending;
             }
         };
@@ -106,16 +75,18 @@ impl Streaming {
         }
         polled
     }
+}
 
+impl Streaming {
     /// What is there of the stream; the inner `None` is its end.
-    fn waiting(&mut self) -> Option<Option<Result<Bytes, std::io::Error>>> {
-        let mut local = self.client.0.own().borrow_mut();
+    fn waiting(&mut self) -> Option<Option<io::Result<Bytes>>> {
+        let mut local = self.client.handle().own().borrow_mut();
         if let Some(chunk) = local.stream.chunk.take() {
             local.stream.chunk = local.stream.next.take();
             if let Some(written) = local.stream.written.take() {
-                crate::runtime::worker::with_current(|worker| {
-                    worker.complete(written, Outcome::OK)
-                });
+                if let Some(worker) = current() {
+                    complete(worker, written, Outcome::OK);
+                }
             }
             self.sent += chunk.len() as u64;
             if let Some(size) = self.size.filter(|size| self.sent > *size) {
@@ -136,7 +107,7 @@ impl Streaming {
                 self.is_broken = true;
                 None
             }
-            false => Some(Some(Err(std::io::Error::other(
+            false => Some(Some(Err(io::Error::other(
                 "the extension broke its answer off",
             )))),
         }
@@ -153,7 +124,7 @@ impl Handle {
     /// Takes the next chunk of a streamed answer.
     pub fn write(
         &self,
-        worker: &Rc<Worker>,
+        worker: &'static Worker,
         chunk: Bytes,
         mut completion: Completion,
     ) -> Result<(), Refused> {
@@ -161,23 +132,20 @@ impl Handle {
             return Err((completion, abi::EXT_GONE));
         };
         let mut local = local.borrow_mut();
-        let decision = self.shared().decision.load(Ordering::Acquire);
+        let stage = self.stage();
         if local.flight.is_none() {
             return Err((completion, abi::EXT_GONE));
         }
         completion.hold(local.flight.clone());
-        if decision == OVER || chunk.is_empty() && decision == STREAMING {
-            worker.complete(
-                completion,
-                Outcome::failed(if decision == OVER {
-                    abi::EXT_CANCELLED
-                } else {
-                    abi::EXT_OK
-                }),
-            );
+        if stage == Some(OVER) {
+            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
             return Ok(());
         }
-        if decision != STREAMING {
+        if stage == Some(STREAMING) && chunk.is_empty() {
+            complete(worker, completion, Outcome::OK);
+            return Ok(());
+        }
+        if stage != Some(STREAMING) {
             return Err((completion, abi::EXT_STAGE));
         }
         if local.stream.written.is_some() {
@@ -185,7 +153,7 @@ impl Handle {
         }
         if local.stream.chunk.is_none() {
             local.stream.chunk = Some(chunk);
-            worker.complete(completion, Outcome::OK);
+            complete(worker, completion, Outcome::OK);
         } else {
             local.stream.next = Some(chunk);
             local.stream.written = Some(completion);
@@ -195,24 +163,22 @@ impl Handle {
     }
 
     /// Ends a streamed answer, and with it the extension's side.
-    pub fn end(&self, worker: &Rc<Worker>, whole: bool) -> Result<(), i32> {
+    pub fn end(&self, worker: &'static Worker, whole: bool) -> Result<(), i32> {
         let Some(local) = self.local() else {
             return Err(abi::EXT_GONE);
         };
-        let decision = self.shared().decision.load(Ordering::Acquire);
-        if decision == UNDECIDED || decision == ANSWERED {
-            return Err(abi::EXT_STAGE);
-        }
+        let is_over = match self.stage() {
+            Some(STREAMING) => false,
+            Some(OVER) => true,
+            Some(_) => return Err(abi::EXT_STAGE),
+            None => return Err(abi::EXT_GONE),
+        };
         {
             let mut local = local.borrow_mut();
             local.stream.ended = Some(whole);
             local.stream.wake_connection();
         }
         self.finish(worker);
-        if decision == OVER {
-            Err(abi::EXT_GONE)
-        } else {
-            Ok(())
-        }
+        if is_over { Err(abi::EXT_GONE) } else { Ok(()) }
     }
 }

@@ -17,10 +17,12 @@ use crate::config::values::Secret;
 use crate::config::{self, Config};
 use crate::extension::copies::Copies;
 use crate::extension::discovery::{self, Discovered};
-use crate::extension::instance::{Aside, Opened};
+use crate::extension::error::Reason;
+use crate::extension::hook_thread::HookThread;
 use crate::extension::library::Checked;
+use crate::extension::loaded::{Endpoint, Extension};
+use crate::extension::opened::Opened;
 use crate::extension::registry::Registry;
-use crate::extension::{Extension, Reason};
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
@@ -134,7 +136,7 @@ pub fn run(
         Err(error) => {
             let code = error.code().to_owned();
             let message = error_chain(&error);
-            host.copies.end();
+            host.catalog.copies.end();
             parent.tell(&Told::Refused { code, message })?;
             return Ok(ExitCode::from(2));
         }
@@ -172,7 +174,7 @@ pub fn run(
     watch.end();
     // It has told the server to end, and does nothing that could panic.
     let held = obeying.join().unwrap_or_default();
-    let requests = extension.context.requests();
+    let requests = extension.context.in_flight.requests();
     if extension.is_stopped() {
         note_threads();
         let kept = contract_checks::unreleased();
@@ -182,7 +184,7 @@ pub fn run(
             });
         }
     } else if requests == 0 {
-        let kept = extension.context.flights();
+        let kept = extension.context.in_flight.flights();
         contract_checks::note(Rule::EndsFetched, || {
             format!("{kept} answers to fetches were neither relayed nor dropped")
         });
@@ -207,18 +209,34 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
             .clamp(1, TIMEOUT_MS),
     );
     let name = name_of(folder);
-    let checked = Checked::of(&library, &host.copies, host.config.allow_panic_abort);
-    let opened = Opened::of(&name, folder, manifest, checked, &host.env.load(), host)?;
-    let extension = opened.create(1, host, &mut Aside::default())?;
+    let checked = Checked::of(
+        &library,
+        &host.catalog.copies,
+        host.config.allow_panic_abort,
+    );
+    let opened = Opened::of(
+        &name,
+        folder,
+        manifest,
+        checked,
+        &host.catalog.env.load(),
+        &host.catalog.workers,
+    )?;
+    let extension = opened.create(
+        1,
+        &host.config.limits,
+        host.catalog.callbacks,
+        &mut HookThread::default(),
+    )?;
     let mut registry = Registry::default();
     let state = registry.mount(&extension, &host.config)?;
     registry.entries.push(crate::extension::registry::Entry {
         folder: name,
         state,
-        marks: crate::extension::loader::Marks::default(),
+        marks: crate::extension::marks::FileMarks::default(),
         rejected: None,
     });
-    host.registry.store(Arc::new(registry));
+    host.catalog.registry.store(Arc::new(registry));
     Ok(extension)
 }
 
@@ -232,7 +250,7 @@ pub fn name_of(folder: &Path) -> String {
 }
 
 fn routes(extension: &Extension) -> Vec<Served> {
-    let of_endpoint = |endpoint: &crate::extension::instance::Endpoint| {
+    let of_endpoint = |endpoint: &Endpoint| {
         let served = |route: &crate::extension::routes::Route| Served {
             id: endpoint.id.clone(),
             method: route.method.as_ref().map(ToString::to_string),
@@ -264,10 +282,10 @@ fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Exte
         match serde_json::from_str(&line) {
             Ok(Order::Settle) => {
                 let until = Instant::now() + SETTLED_WITHIN;
-                while extension.context.requests() > held && Instant::now() < until {
+                while extension.context.in_flight.requests() > held && Instant::now() < until {
                     thread::sleep(Duration::from_millis(2));
                 }
-                let open = extension.context.requests();
+                let open = extension.context.in_flight.requests();
                 let noted = Noted {
                     requests: open.saturating_sub(held),
                     breaches: contract_checks::take(),
@@ -278,7 +296,7 @@ fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Exte
                 }
             }
             Ok(Order::Replace) => {
-                host.registry.store(Arc::default());
+                host.catalog.registry.store(Arc::default());
                 let patience = SETTLED_WITHIN + Duration::from_millis(TIMEOUT_MS);
                 extension.retire(Instant::now() + patience);
                 break;
@@ -305,7 +323,7 @@ impl Watch {
             let mut turns: Vec<((u64, u64), Instant, bool)> = Vec::new();
             while !end.load(Ordering::Relaxed) {
                 let now = Instant::now();
-                for (number, beat) in host.beats().into_iter().enumerate() {
+                for (number, beat) in host.catalog.workers.markers().into_iter().enumerate() {
                     if turns.len() <= number {
                         turns.push((beat, now, false));
                     }

@@ -5,20 +5,20 @@ use actix_http::body::BodySize;
 use actix_http::header::HeaderName;
 use bytes::BufMut as _;
 
-use super::Base;
+use super::base::Base;
 
 /// Enough for most heads.
 const BYTES: usize = 768;
 
 /// Request line and headers, but for those that frame the body.
-pub struct Head {
+pub struct RequestHead {
     bytes: Vec<u8>,
     is_head: bool,
     /// Servers expect to be told that there is no body.
     tells_empty: bool,
 }
 
-impl Head {
+impl RequestHead {
     /// Begins one with the request line and `Host`. `None` where the target cannot stand behind the base; see
     /// [`Base::write_target`].
     pub fn new(method: &Method, base: &Base, target: &str) -> Option<Self> {

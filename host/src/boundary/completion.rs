@@ -5,16 +5,65 @@
 )]
 
 use std::borrow::Cow;
-use std::ffi::c_void;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use extension_api::abi;
 
-use crate::boundary::fetched;
-use crate::extension::Flight;
-use crate::runtime::contract_checks;
+use super::buffers::give;
 use crate::runtime::ffi_out;
-use crate::runtime::worker;
+use crate::runtime::in_flight::Flight;
+use crate::runtime::worker::{self, Worker};
+
+thread_local! {
+    static DUE: Cell<Option<&'static Due>> = const { Cell::new(None) };
+}
+
+/// The completions that are due on a worker.
+#[derive(Default)]
+struct Due {
+    completions: RefCell<VecDeque<(Completion, Outcome)>>,
+    is_being_called: Cell<bool>,
+}
+
+/// Never freed, so that what outlives the thread's loop finds it.
+fn due() -> &'static Due {
+    DUE.get().unwrap_or_else(|| {
+        let due: &Due = Box::leak(Box::default());
+        DUE.set(Some(due));
+        due
+    })
+}
+
+/// Calls `completion` soon, from the worker's own loop; where that is over, at once, but never from inside another completion.
+pub fn complete(worker: &'static Worker, completion: Completion, outcome: Outcome) {
+    let due = due();
+    due.completions
+        .borrow_mut()
+        .push_back((completion, outcome));
+    worker.note_due();
+    if worker.is_ending() && !due.is_being_called.get() {
+        while worker.call_due() {}
+    }
+}
+
+/// Calls the completions that are due on this worker; tells whether some are left, since others should get their turn.
+pub fn call_due() -> bool {
+    /// How many are called before others get their turn.
+    const BATCH: usize = 64;
+    let due = due();
+    let was_being_called = due.is_being_called.replace(true);
+    for _ in 0..BATCH {
+        let next = due.completions.borrow_mut().pop_front();
+        let Some((completion, outcome)) = next else {
+            break;
+        };
+        completion.call(outcome);
+    }
+    due.is_being_called.set(was_being_called);
+    !due.completions.borrow().is_empty()
+}
 
 /// A function of an extension's that is owed one call. Dropped uncalled, it is called with EXT_CANCELLED soon.
 ///
@@ -31,7 +80,7 @@ unsafe impl Send for Completion {}
 pub struct Outcome {
     status: i32,
     data: Bytes,
-    fetched: Option<fetched::Handle>,
+    fetched: abi::ext_fetched,
     message: Cow<'static, str>,
 }
 
@@ -44,7 +93,10 @@ impl Outcome {
         Self {
             status,
             data: Bytes::new(),
-            fetched: None,
+            fetched: abi::ext_fetched {
+                slot: 0,
+                generation: 0,
+            },
             message: Cow::Borrowed(""),
         }
     }
@@ -67,9 +119,9 @@ impl Outcome {
     }
 
     /// The answer to a fetch.
-    pub fn fetched(answer: fetched::Handle) -> Self {
+    pub fn fetched(answer: abi::ext_fetched) -> Self {
         Self {
-            fetched: Some(answer),
+            fetched: answer,
             ..Self::OK
         }
     }
@@ -99,19 +151,10 @@ impl Completion {
         let Some(completion) = self.owed.take() else {
             return;
         };
-        let mut outcome = Some(outcome);
-        if let Some(flight) = &self.flight {
-            worker::with_current(|worker| {
-                let _inside = worker.enter(flight.context());
-                if let Some(outcome) = outcome.take() {
-                    invoke(completion, outcome);
-                }
-            });
-        }
-        // Held by nothing, or called when the thread ends.
-        if let Some(outcome) = outcome {
-            invoke(completion, outcome);
-        }
+        let worker = worker::current();
+        let inside = self.flight.as_ref().zip(worker);
+        let _inside = inside.map(|(flight, worker)| worker.enter(flight.build()));
+        invoke(completion, outcome);
     }
 }
 
@@ -126,8 +169,8 @@ impl Drop for Completion {
         };
         let cancelled = Outcome::failed(abi::EXT_CANCELLED);
         match worker::current() {
-            Some(worker) => worker.complete(again, cancelled),
-            // The worker has ended, and with it everything else that could call this.
+            Some(worker) => complete(worker, again, cancelled),
+            // No worker: nothing else could call this.
             None => again.call(cancelled),
         }
     }
@@ -144,7 +187,7 @@ fn invoke(completion: abi::ext_completion, outcome: Outcome) {
         struct_size: size_of::<abi::ext_result>() as u32,
         status,
         data: give(data),
-        fetched: fetched.map_or(abi::ext_fetched::default(), fetched::Handle::to_abi),
+        fetched,
         message: ffi_out::text(&message),
     };
     let Some(function) = completion.function else {
@@ -152,63 +195,4 @@ fn invoke(completion: abi::ext_completion, outcome: Outcome) {
     };
     // SAFETY: the extension gave `function` and `user` for exactly this call, and `Completion` makes it once. `result` outlives it.
     unsafe { function(completion.user, &raw const result) };
-}
-
-/// Hands bytes to an extension without copying them.
-pub fn give(data: Bytes) -> abi::ext_buffer {
-    if data.is_empty() {
-        return ffi_out::EMPTY_BUFFER;
-    }
-    let (ptr, len) = (data.as_ptr(), data.len());
-    let owner = Box::into_raw(Box::new(data)).cast::<c_void>();
-    contract_checks::given(owner as usize);
-    abi::ext_buffer {
-        ptr,
-        len,
-        owner,
-        release: Some(release),
-    }
-}
-
-unsafe extern "C" fn release(owner: *mut c_void, _ptr: *const u8, _len: usize) {
-    if !contract_checks::released(owner as usize) {
-        return;
-    }
-    // SAFETY: `owner` came from `give`, and the receiver releases once.
-    drop(unsafe { Box::from_raw(owner.cast::<Bytes>()) });
-}
-
-/// Takes bytes over from an extension without copying them; they are released when the last use of them ends.
-///
-/// # Safety
-/// The buffer was given by the rules of the header: its memory stays unchanged until it is released.
-pub unsafe fn take(buffer: abi::ext_buffer) -> Bytes {
-    struct Given(abi::ext_buffer);
-    // SAFETY: a given buffer may be read and released on every thread (header).
-    unsafe impl Send for Given {}
-    // SAFETY: as above; it is only read.
-    unsafe impl Sync for Given {}
-    impl AsRef<[u8]> for Given {
-        fn as_ref(&self) -> &[u8] {
-            // SAFETY: the caller's promise: unchanged and alive until it is released, in `drop`.
-            unsafe { std::slice::from_raw_parts(self.0.ptr, self.0.len) }
-        }
-    }
-    impl Drop for Given {
-        fn drop(&mut self) {
-            if let Some(release) = self.0.release {
-                // SAFETY: released once, here.
-                unsafe { release(self.0.owner, self.0.ptr, self.0.len) };
-            }
-        }
-    }
-    let given = Given(buffer);
-    if buffer.len == 0 || buffer.ptr.is_null() {
-        return Bytes::new();
-    }
-    if buffer.release.is_none() {
-        // SAFETY: without a release function the bytes are constant for the life of the process (header).
-        return Bytes::from_static(unsafe { std::slice::from_raw_parts(buffer.ptr, buffer.len) });
-    }
-    Bytes::from_owner(given)
 }

@@ -1,0 +1,137 @@
+//! One loaded build of an extension, ready to be called.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use extension_api::abi::ext_request;
+
+use super::backend::Backend;
+use super::context::Context;
+use super::copies;
+use super::manifest::Manifest;
+use super::routes::{RouteData, Routes};
+use crate::platform::log::{self, Level};
+
+/// One loaded build of an extension.
+pub struct Extension {
+    /// What its callbacks see.
+    pub context: &'static Context,
+    /// Its endpoints, each under its id.
+    pub endpoints: Vec<Endpoint>,
+    /// What its manifest says.
+    pub manifest: Manifest,
+    /// Where it was found.
+    pub path: PathBuf,
+    /// What the library was built with, for people.
+    pub sdk: String,
+    /// Counts the builds of this extension that were loaded, from 1.
+    pub generation: u64,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+    /// How long a client waits for an answer.
+    pub timeout: Option<Duration>,
+    /// The most that a request's body may hold.
+    pub body_bytes_max: u64,
+    /// The most requests at once.
+    pub concurrency_max: usize,
+    /// The private copy that was loaded.
+    pub(super) copy: PathBuf,
+    pub(super) content_sha256: OnceLock<String>,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) is_stopped: AtomicBool,
+}
+
+/// A mounted id and what serves it.
+pub struct Endpoint {
+    /// The id.
+    pub id: String,
+    /// Its routes.
+    pub routes: Routes,
+}
+
+impl Extension {
+    /// The folder's name.
+    pub fn name(&self) -> &str {
+        self.context.name()
+    }
+
+    /// The SHA-256 of the library, in hexadecimal digits; empty where its copy cannot be read any more. Computed when first
+    /// asked for: not at the start, where nobody waits for it.
+    pub fn content_sha256(&self) -> &str {
+        self.content_sha256.get_or_init(|| {
+            let Ok(content) = std::fs::read(&self.copy) else {
+                return String::new();
+            };
+            let digest = ring::digest::digest(&ring::digest::SHA256, &content);
+            digest
+                .as_ref()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
+        })
+    }
+
+    /// Lets the extension handle a request. On the request's worker, or on a thread that may block where the route says so.
+    #[inline]
+    pub fn handle(&self, route: RouteData, request: ext_request) {
+        self.backend.handle(route, request);
+    }
+
+    /// Waits until nothing is in flight, at most until `deadline`, then stops and destroys the instance. Where something
+    /// remains, the instance is left as it is: what is still used cannot be freed. Blocks: not for a worker.
+    pub fn retire(&self, deadline: Instant) {
+        self.context.in_flight.retire();
+        self.wait_until(deadline, || self.context.in_flight.requests() == 0);
+        self.context.cancel_operations();
+        let is_idle = self.wait_until(deadline, || self.context.in_flight.flights() == 0);
+        if is_idle {
+            self.destroy();
+        } else {
+            let (requests, flights) = (
+                self.context.in_flight.requests(),
+                self.context.in_flight.flights(),
+            );
+            let fields: [log::Field<'_>; 3] = [
+                ("extension", self.context.name()),
+                ("requests", &requests),
+                ("in_flight", &flights),
+            ];
+            log::event(
+                Level::Warn,
+                "the extension did not finish in time; it is kept as it is",
+                &fields,
+            );
+        }
+    }
+
+    /// Removes the private copy: while a developer reloads, there are many.
+    pub fn remove_copy(&self) {
+        copies::remove(&self.copy);
+    }
+
+    /// Whether it has been stopped and destroyed.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    fn wait_until(&self, deadline: Instant, is_so: impl Fn() -> bool) -> bool {
+        while !is_so() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
+    /// Stops and destroys the instance, once.
+    pub(super) fn destroy(&self) {
+        if self.is_stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.backend.stop();
+    }
+}

@@ -1,0 +1,141 @@
+//! What of a load needs no other extension's to be over: at a start, threads do it for many extensions at the same time.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use super::catalog::Catalog;
+use super::discovery::{self, Discovered, Folder};
+use super::error::Reason;
+use super::library::{self, Checked};
+use super::manifest::Manifest;
+use super::marks::FileMarks;
+use super::opened::Opened;
+use crate::platform::env::Env;
+
+/// An extension whose files have been looked at.
+pub struct Seen {
+    /// The files as they were before.
+    marks: FileMarks,
+    found: Result<Found, Reason>,
+}
+
+/// What the files say.
+enum Found {
+    /// This variable does not switch it on.
+    Off(String),
+    /// It is to be loaded; its library is copied and checked.
+    On(Box<Manifest>, Result<Checked, Reason>),
+}
+
+impl Seen {
+    /// Looks at the files of a folder, takes a copy of its library and checks it.
+    pub fn of(folder: &Folder, env: &Env, catalog: &Catalog) -> Self {
+        let marks = FileMarks::of(&folder.path);
+        let found = discovery::examine(&folder.path).map(|Discovered { manifest, library }| {
+            let switch = manifest.enabled_by.clone();
+            match switch.filter(|_| !manifest.is_enabled(env)) {
+                Some(switch) => Found::Off(switch),
+                None => {
+                    let allow_panic_abort = catalog.config.allow_panic_abort;
+                    let checked = Checked::of(&library, &catalog.copies, allow_panic_abort);
+                    Found::On(Box::new(manifest), checked)
+                }
+            }
+        });
+        Self { marks, found }
+    }
+
+    /// Loads the library, where it is to be loaded.
+    pub fn open(self, folder: &Folder, env: &Env, catalog: &Arc<Catalog>) -> Ready {
+        let open = |found| match found {
+            Found::Off(switch) => Ok(NextStep::Off(switch)),
+            Found::On(manifest, checked) => {
+                let (name, path) = (&folder.name, &folder.path);
+                let opened = Opened::of(name, path, *manifest, checked, env, &catalog.workers)?;
+                Ok(NextStep::Create(Box::new(opened)))
+            }
+        };
+        Ready {
+            marks: self.marks,
+            next: self.found.and_then(open),
+        }
+    }
+}
+
+/// An extension of which all is done that needs no other's turn to be over.
+pub struct Ready {
+    /// The files as they were before.
+    pub marks: FileMarks,
+    /// What is to be done next, or why nothing can be.
+    pub next: Result<NextStep, Reason>,
+}
+
+/// What is to be done when an extension's turn comes.
+pub enum NextStep {
+    /// Nothing: see [`Found::Off`].
+    Off(String),
+    /// To make the instance.
+    Create(Box<Opened>),
+}
+
+/// Has all that can be done before an extension's turn done by other threads: with many extensions, a start then takes what
+/// the busiest of them takes. One for each core looks and copies; another opens, one after the other, for the system's loader
+/// has one lock. What they leave undone, for there could be no thread, is done when the turn comes.
+pub fn ahead(
+    catalog: &Arc<Catalog>,
+    env: &Arc<Env>,
+    folders: &Arc<Vec<Folder>>,
+) -> impl Iterator<Item = Ready> + use<> {
+    /// More would only get into each other's way at the disk.
+    const LANES_MAX: usize = 8;
+    /// How many a thread may be ahead of the next.
+    const WAITING_MAX: usize = 32;
+    // That of an extension's `create` will do for what runs while its library is opened.
+    let timeout = Duration::from_millis(catalog.config.limits.create_timeout_ms.max(1));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = cores.min(LANES_MAX).min(folders.len());
+    // The first lane has the first folder of each round, the second the second.
+    let lane = |number: usize| {
+        let (give, take) = sync_channel(WAITING_MAX);
+        let (catalog, env, folders) = (catalog.clone(), env.clone(), folders.clone());
+        spawn("copy", move || {
+            for folder in folders.iter().skip(number).step_by(count) {
+                // Err: nobody waits any more.
+                if give.send(Seen::of(folder, &env, &catalog)).is_err() {
+                    return;
+                }
+            }
+        });
+        take
+    };
+    let lanes: Vec<Receiver<Seen>> = (0..count).map(lane).collect();
+    let (give, take) = sync_channel(WAITING_MAX);
+    let (catalog, env, folders) = (catalog.clone(), env.clone(), folders.clone());
+    spawn("open", move || {
+        for (folder, lane) in folders.iter().zip(lanes.iter().cycle()) {
+            let seen = lane.recv();
+            let seen = seen.unwrap_or_else(|_| Seen::of(folder, &env, &catalog));
+            // As above.
+            if give.send(seen.open(folder, &env, &catalog)).is_err() {
+                return;
+            }
+        }
+    });
+    std::iter::from_fn(move || {
+        loop {
+            match take.recv_timeout(timeout) {
+                Ok(ready) => return Some(ready),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => _ = library::is_opening(timeout),
+            }
+        }
+    })
+}
+
+/// Starts a thread, where there can be one: who waits for it finds its channel closed otherwise.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    let _ = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work);
+}

@@ -1,0 +1,72 @@
+//! The host: what all workers of the server share.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::serve_error::ServeError;
+use crate::boundary::CALLBACKS;
+use crate::config::Config;
+use crate::extension::catalog::Catalog;
+use crate::extension::changes;
+use crate::extension::copies::Copies;
+use crate::extension::loader::{self, Scope};
+use crate::identity::Authority;
+use crate::platform::env::Env;
+
+/// See the module's text.
+pub struct Host {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Who asks.
+    pub authority: Authority,
+    /// The extensions.
+    pub catalog: Arc<Catalog>,
+    /// When the host started.
+    pub started: Instant,
+}
+
+impl Host {
+    /// A host that serves nothing yet; `copies` says whether the next one finds its copies of libraries.
+    ///
+    /// # Errors
+    /// Where the folder for private copies of libraries cannot be made.
+    pub fn new(
+        config: Config,
+        env: Env,
+        authority: Authority,
+        copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
+    ) -> Result<Arc<Self>, ServeError> {
+        let config = Arc::new(config);
+        let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies);
+        Ok(Arc::new(Self {
+            config,
+            authority,
+            catalog: catalog.map_err(ServeError::Copies)?,
+            started: Instant::now(),
+        }))
+    }
+
+    /// Loads what the extensions folder holds, and mounts it.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read, or something was refused and must not be.
+    pub fn load_extensions(&self) -> Result<(), ServeError> {
+        let changes = loader::update(&self.catalog, &Scope::Changed)
+            .map_err(|cause| ServeError::Extensions(self.config.extensions_path.clone(), cause))?;
+        self.catalog.copies.forget_left();
+        let registry = self.catalog.registry.load();
+        changes::report_passed_over(&registry);
+        changes::report(&changes);
+        match registry.refused().count() {
+            refused if self.config.must_load && refused > 0 => Err(ServeError::MustLoad(refused)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops and destroys all extensions, when no request is served any more, and tidies up.
+    pub fn end(&self) {
+        self.catalog.end();
+    }
+}
