@@ -16,6 +16,7 @@ mod identity;
 mod identity_directus;
 mod identity_own;
 mod identity_support;
+mod layers;
 mod life;
 mod loading;
 mod reload;
