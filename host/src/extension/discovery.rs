@@ -6,8 +6,8 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::Reason;
-use super::manifest::{self, Manifest, ManifestError};
+use super::error::{ManifestError, Reason};
+use super::manifest::{self, Manifest};
 
 /// What the name of an extension's folder begins with.
 pub const FOLDER_PREFIX: &str = "directus-extension-";
@@ -131,7 +131,9 @@ fn read_manifest(path: &Path) -> Result<Manifest, Reason> {
         return Err(unreadable(io::Error::other("it is a device or pipe")));
     }
     if metadata.len() > manifest::FILE_BYTES_MAX {
-        return Err(bad(ManifestError::TooLarge));
+        return Err(bad(ManifestError::TooLarge {
+            bytes_max: manifest::FILE_BYTES_MAX,
+        }));
     }
     let bytes = fs::read(path).map_err(unreadable)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| bad(ManifestError::NotText))?;

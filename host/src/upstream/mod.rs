@@ -4,6 +4,7 @@ mod base;
 mod connect;
 mod exchange;
 mod head;
+pub mod origin;
 mod pool;
 
 use std::future::Future;

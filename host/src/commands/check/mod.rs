@@ -247,7 +247,7 @@ fn origin(allow: &Allow, env: &Env) -> String {
         Allow::Variable(name) => {
             let origin = env
                 .get(name)
-                .and_then(crate::extension::manifest::Origin::of_url);
+                .and_then(crate::upstream::origin::Origin::of_url);
             match origin {
                 Some(origin) => format!("${name} ({origin})"),
                 None => format!("${name} (not set)"),
