@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fmt, io};
 
+use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -200,7 +201,7 @@ fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
             report.abi = Some(Abi {
                 built_with: format!("{}.{}", entry.abi_major, entry.abi_minor),
                 needs: format!("{}.{}", entry.abi_major, entry.needs_minor),
-                host: format!("{}.{}", gate::ABI_MAJOR, gate::ABI_MINOR),
+                host: format!("{EXT_ABI_MAJOR}.{EXT_ABI_MINOR}"),
                 sdk: entry.sdk,
             })
         }
