@@ -17,7 +17,7 @@ pub struct Built {
     /// Its size.
     pub size_bytes: u64,
     /// What it says of itself.
-    pub entry: gate::Entry,
+    pub entry: gate::LibraryEntry,
 }
 
 /// Why an extension was not built.
@@ -170,7 +170,7 @@ pub fn run(folders: &[PathBuf], extensions: &Path, json: bool) -> Result<ExitCod
 
 impl Built {
     fn told(&self, took: Duration) -> String {
-        let gate::Entry {
+        let gate::LibraryEntry {
             abi_major,
             abi_minor,
             sdk,

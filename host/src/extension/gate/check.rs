@@ -6,7 +6,7 @@ use std::path::Path;
 use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
 use object::read::ReadCache;
 
-use super::entry::{self, Entry};
+use super::entry::{self, LibraryEntry};
 use super::file::{find_entry, not_a_library};
 use super::system::HOST;
 use crate::extension::error::Reason;
@@ -15,7 +15,7 @@ use crate::extension::error::Reason;
 ///
 /// # Errors
 /// Says what keeps the library from being loaded, both sides of a mismatch and what to do about it.
-pub fn check(library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
+pub fn check(library: &Path, allow_panic_abort: bool) -> Result<LibraryEntry, Reason> {
     check_file(library)?;
     let file = File::open(library).map_err(|error| Reason::unreadable(library, error))?;
     check_copy(file, library, allow_panic_abort)
@@ -44,7 +44,11 @@ pub fn check_file(library: &Path) -> Result<(), Reason> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_copy(copy: File, library: &Path, allow_panic_abort: bool) -> Result<Entry, Reason> {
+pub fn check_copy(
+    copy: File,
+    library: &Path,
+    allow_panic_abort: bool,
+) -> Result<LibraryEntry, Reason> {
     let data = ReadCache::new(copy);
     let found = find_entry(&data, HOST).map_err(|fault| fault.about(library))?;
     let entry = entry::decode(found, library)?;
@@ -52,7 +56,11 @@ pub fn check_copy(copy: File, library: &Path, allow_panic_abort: bool) -> Result
 }
 
 /// Compares the entry with what this host speaks.
-fn accept(entry: Entry, allow_panic_abort: bool, library: &Path) -> Result<Entry, Reason> {
+fn accept(
+    entry: LibraryEntry,
+    allow_panic_abort: bool,
+    library: &Path,
+) -> Result<LibraryEntry, Reason> {
     let library = library.to_owned();
     if entry.abi_major != EXT_ABI_MAJOR {
         return Err(Reason::AbiMajor {
@@ -131,7 +139,7 @@ mod tests {
         let entry = check(&GOOD, false).unwrap();
         assert_eq!(
             entry,
-            Entry {
+            LibraryEntry {
                 abi_major: 1,
                 abi_minor: 0,
                 needs_minor: 0,

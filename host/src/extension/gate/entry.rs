@@ -16,7 +16,7 @@ pub const ENTRY_BYTES_MIN: usize = offset_of!(ext_entry, destroy) + size_of::<us
 
 /// What a library says about itself in its entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct LibraryEntry {
     /// The ABI that it was built for.
     pub abi_major: u32,
     /// The minor version of the header that it was built with; for messages only.
@@ -29,7 +29,7 @@ pub struct Entry {
     pub sdk: String,
 }
 
-impl Entry {
+impl LibraryEntry {
     /// Whether a panic in it ends the process.
     pub fn panics_abort(&self) -> bool {
         self.flags & EXT_ENTRY_PANIC_ABORT != 0
@@ -43,7 +43,7 @@ impl Entry {
 
 /// Reads the fields by their offsets in `ext_entry`. The major version is not looked at, but for where it decides whether
 /// the rest can be read: the head is the same in every version, the size is that of this one.
-pub fn decode(bytes: &[u8], library: &Path) -> Result<Entry, Reason> {
+pub fn decode(bytes: &[u8], library: &Path) -> Result<LibraryEntry, Reason> {
     let number = |at: usize| {
         bytes
             .get(at..at + 4)
@@ -82,7 +82,7 @@ pub fn decode(bytes: &[u8], library: &Path) -> Result<Entry, Reason> {
         .chars()
         .filter(|char| !char.is_control())
         .collect();
-    Ok(Entry {
+    Ok(LibraryEntry {
         abi_major,
         abi_minor,
         needs_minor,

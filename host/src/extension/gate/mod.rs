@@ -10,4 +10,4 @@ mod file;
 mod system;
 
 pub use self::check::{check, check_copy, check_file};
-pub use self::entry::Entry;
+pub use self::entry::LibraryEntry;
