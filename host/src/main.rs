@@ -64,7 +64,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
-            let host = Host::new(config, env, authority, Copies::passing)?;
+            let host = Host::new(config, env, authority, Copies::temporary)?;
             tidily(host, |host| list::run(&host, json))
         }
         Command::User(command) => Ok(accounts::user(&config, command)?),

@@ -91,7 +91,7 @@ impl Demo {
         let authority = Authority::without_store(&config.auth)?;
         let env = Env::of_file(Path::new(ENV), &[("PORT", &config.port.to_string())])?;
         Ok(Self {
-            host: Host::new(config, env, authority, Copies::passing)?,
+            host: Host::new(config, env, authority, Copies::temporary)?,
             text,
             token,
         })

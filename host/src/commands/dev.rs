@@ -121,7 +121,7 @@ impl Dev {
         }
         let authority = Authority::open(&config)?;
         let mut dev = Self {
-            host: Host::new(config, env, authority, Copies::passing)?,
+            host: Host::new(config, env, authority, Copies::temporary)?,
             sources: sources.into_iter().map(Source::of).collect(),
             _links: links,
         };
@@ -176,8 +176,8 @@ struct Links(Scratch);
 
 impl Links {
     fn make(folders: &[PathBuf]) -> Result<Self, DevError> {
-        let scratch =
-            Scratch::passing(scratch::DEV).map_err(|(path, cause)| DevError::Links(path, cause))?;
+        let scratch = Scratch::temporary(scratch::DEV)
+            .map_err(|(path, cause)| DevError::Links(path, cause))?;
         let links = Self(scratch);
         let path = links.0.path();
         let failed = |cause| DevError::Links(path.to_owned(), cause);

@@ -766,7 +766,7 @@ struct Control {
 
 impl Control {
     fn listen() -> std::io::Result<Self> {
-        let scratch = Scratch::passing(scratch::CHECK).map_err(|(_, cause)| cause)?;
+        let scratch = Scratch::temporary(scratch::CHECK).map_err(|(_, cause)| cause)?;
         let path = scratch.path().join("c");
         let bound = UnixListener::bind(&path);
         let listener = bound.inspect_err(|_| scratch.remove())?;

@@ -128,7 +128,7 @@ pub fn run(
     config.limits.shutdown_timeout_ms = 1_000;
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, env, authority, Copies::passing)?;
+    let host = Host::new(config, env, authority, Copies::temporary)?;
     let extension = match load(&host, folder).map_err(|reason| reason.of(name_of(folder))) {
         Ok(extension) => extension,
         Err(error) => {
