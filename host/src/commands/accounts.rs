@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::store::roles::Role;
 use crate::store::tokens::Token;
 use crate::store::users::{Status, User};
-use crate::store::{Place, Store, StoreError, password, seconds_now};
+use crate::store::{DatabaseUrl, Store, StoreError, password, seconds_now};
 
 /// What can be done with users.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -288,8 +288,8 @@ pub fn token(config: &Config, command: TokenCommand) -> Result<ExitCode, StoreEr
 }
 
 fn open(config: &Config) -> Result<Store, StoreError> {
-    match Place::of(&config.database)? {
-        Some(place) => Store::open(&place),
+    match DatabaseUrl::of(&config.database)? {
+        Some(url) => Store::open(&url),
         None => Err(StoreError::Invalid(
             "this host keeps no users: url under [database] is \"none\"".to_owned(),
         )),

@@ -14,7 +14,7 @@ use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::store::users::can_be_kept;
-use crate::store::{Db, Place, Store, StoreError};
+use crate::store::{DatabaseUrl, Db, Store, StoreError};
 
 /// How far up a tree of roles is followed; a ring in it ends there.
 const ROLES_MAX: usize = 32;
@@ -31,13 +31,13 @@ impl DirectusDatabase {
     /// # Errors
     /// Where it cannot be opened, or they are not.
     pub fn open(url: &str, settings: &config::Directus) -> Result<Self, IdentityError> {
-        let place = Place::parse(url)?;
-        let store = Store::open_to_read(&place)?;
+        let url = DatabaseUrl::parse(url)?;
+        let store = Store::open_to_read(&url)?;
         store
             .block_on(|db| async move { look(&db).await })
             .map_err(|cause| {
                 IdentityError::Store(StoreError::Open {
-                    place: format!("{place} of a Directus 11 or later"),
+                    database: format!("{url} of a Directus 11 or later"),
                     cause: Box::new(cause),
                 })
             })?;

@@ -35,7 +35,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::config;
 use crate::config::values::TrustProxy;
 use crate::http::facts::Noted;
-use crate::store::{Place, Store, StoreError};
+use crate::store::{DatabaseUrl, Store, StoreError};
 use crate::upstream::Upstream;
 use attempts::Attempts;
 use cache::{Cache, Outcome};
@@ -130,7 +130,7 @@ impl Authority {
     /// Where the store or the Directus's database cannot be opened: a host that knows fewer users than it should must not
     /// start.
     pub fn open(config: &config::Config) -> Result<Authority, IdentityError> {
-        let Some(place) = Place::of(&config.database)? else {
+        let Some(place) = DatabaseUrl::of(&config.database)? else {
             return Self::without_store(&config.auth);
         };
         let store = Store::open(&place)?;

@@ -3,8 +3,10 @@
 
 use sqlx::Row as _;
 
+use super::db::{Db, count_change};
+use super::error::StoreError;
 use super::users::User;
-use super::{Db, StoreError, count_change, new_id, seconds_now};
+use super::values::{new_id, seconds_now};
 
 /// How long a session's cookie is still understood after it was exchanged: for requests that were under way, seconds.
 const GRACE: i64 = 10;

@@ -4,8 +4,10 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
+use super::db::{Db, count_change};
+use super::error::{StoreError, taken};
 use super::roles::Role;
-use super::{Db, StoreError, count_change, new_id, seconds_now, taken};
+use super::values::{new_id, seconds_now};
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
