@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::source::{Digest, Known};
-use super::{Accountability, Refusal};
+use super::answers::Denial;
+use super::digest::Digest;
+use super::known::Known;
+use super::who::Accountability;
 
 /// How many tokens are remembered. Each takes some 500 bytes; one more makes room by forgetting those beside it.
 const TOKENS_MAX: usize = 8_192;
@@ -19,9 +21,9 @@ const SHARDS: usize = 16;
 pub const UNVERIFIED_MAX: Duration = Duration::from_millis(4_000);
 
 /// What was answered about a token.
-pub type Outcome = Result<Known, Refusal>;
+pub type Outcome = Result<Known, Denial>;
 
-struct Entry {
+struct CachedOutcome {
     outcome: Outcome,
     since_ms: u64,
     until_ms: u64,
@@ -45,7 +47,7 @@ impl Hasher for FirstBytes {
     }
 }
 
-type Shard = HashMap<Digest, Entry, BuildHasherDefault<FirstBytes>>;
+type Shard = HashMap<Digest, CachedOutcome, BuildHasherDefault<FirstBytes>>;
 
 /// Answers, by the digests of tokens. Shared by all workers.
 pub struct Cache {
@@ -90,7 +92,7 @@ impl Cache {
         ip: Option<IpAddr>,
         now: SystemTime,
         follows_store: bool,
-    ) -> Option<Result<Arc<Accountability>, Refusal>> {
+    ) -> Option<Result<Arc<Accountability>, Denial>> {
         let shard = self.shard(digest).read();
         let shard = shard.unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(digest)?;
@@ -103,7 +105,7 @@ impl Cache {
             return None;
         }
         match &entry.outcome {
-            Err(refusal) => Some(Err(*refusal)),
+            Err(denial) => Some(Err(*denial)),
             Ok(known) => {
                 let is_over = known.expires.is_some_and(|expires| expires <= seconds(now));
                 let is_elsewhere = known.only.is_some() && known.only != ip;
@@ -133,7 +135,7 @@ impl Cache {
             }
             self.count.fetch_sub(full - shard.len(), Ordering::Relaxed);
         }
-        let entry = Entry {
+        let entry = CachedOutcome {
             outcome,
             since_ms: now_ms,
             until_ms: now_ms + keep.as_millis() as u64,
@@ -209,7 +211,7 @@ mod tests {
         })
     }
 
-    fn find(cache: &Cache, digest: u8) -> Option<Result<Arc<Accountability>, Refusal>> {
+    fn find(cache: &Cache, digest: u8) -> Option<Result<Arc<Accountability>, Denial>> {
         cache.find(&[digest; 32], None, SystemTime::now(), false)
     }
 

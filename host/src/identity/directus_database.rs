@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
+use super::answers::Denial;
+use super::error::IdentityError;
 use super::jwt::{Claimed, Signed};
-use super::source::{Answering, Asked, Grant, Known, Source, Unavailable, Verdict};
-use super::{Accountability, IdentityError, Refusal};
+use super::known::{Grant, Known};
+use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
+use super::who::Accountability;
 use crate::config;
 use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
@@ -47,10 +50,10 @@ impl DirectusDatabase {
         })
     }
 
-    async fn verdict(&self, asked: &Asked) -> Result<Verdict, StoreError> {
-        let (user, claimed) = match &asked.signed {
+    async fn verdict(&self, query: &IdentityQuery) -> Result<Verdict, StoreError> {
+        let (user, claimed) = match &query.signed {
             Signed::No => {
-                let Ok(token) = String::from_utf8(asked.token.clone()) else {
+                let Ok(token) = String::from_utf8(query.token.clone()) else {
                     return Ok(Verdict::Unknown);
                 };
                 let owner = self
@@ -66,7 +69,7 @@ impl DirectusDatabase {
                 match found.await? {
                     Some(user) => (Some(user), Some(claimed)),
                     // Signed, but the user is gone, or the session has ended.
-                    None => return Ok(Verdict::Refused(Refusal::InvalidCredentials)),
+                    None => return Ok(Verdict::Denied(Denial::InvalidCredentials)),
                 }
             }
             Signed::Good(_) | Signed::Bad { .. } => (None, None),
@@ -119,9 +122,9 @@ impl DirectusDatabase {
 }
 
 impl Source for DirectusDatabase {
-    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
+    fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
-            self.verdict(asked).await.map_err(|cause| {
+            self.verdict(query).await.map_err(|cause| {
                 log::error(
                     "the Directus's database cannot tell who asks",
                     &[("cause", &error_chain(&cause))],

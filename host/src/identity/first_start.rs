@@ -1,8 +1,8 @@
 //! What an opened store is asked for before the host serves: the secret, the first administrator, and whom ADMIN_TOKEN
 //! stands for.
 
+use super::known::Known;
 use super::local_users;
-use super::source::Known;
 use crate::config;
 use crate::platform::log;
 use crate::store::start::{Created, Wanted};

@@ -15,8 +15,9 @@ use ring::hmac;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::source::Known;
-use super::{Accountability, Refusal};
+use super::answers::Denial;
+use super::known::Known;
+use super::who::Accountability;
 
 /// Checks tokens against the secret.
 #[derive(Debug)]
@@ -49,18 +50,18 @@ impl Verifier {
         // A critical extension must be understood (RFC 7515, 4.1.11); none is.
         let is_understood = matches!(&header.alg, Claim::Text(algorithm) if algorithm == "HS256")
             && matches!(header.crit, Claim::Missing);
-        let bad = |refusal, may_be_anothers| Signed::Bad {
-            refusal,
+        let bad = |denial, may_be_anothers| Signed::Bad {
+            denial,
             may_be_anothers,
         };
         Some(if !is_understood {
-            bad(Refusal::InvalidToken, false)
+            bad(Denial::InvalidToken, false)
         } else if !self.is_ours(&parts) {
-            bad(Refusal::InvalidToken, true)
+            bad(Denial::InvalidToken, true)
         } else {
             match claims.believe(now) {
                 Ok(claimed) => Signed::Good(claimed),
-                Err(refusal) => bad(refusal, false),
+                Err(denial) => bad(denial, false),
             }
         })
     }
@@ -104,7 +105,7 @@ pub enum Signed {
     /// It is such a JWT, and no good here.
     Bad {
         /// Why.
-        refusal: Refusal,
+        denial: Denial,
         /// It might be good where another secret is known.
         may_be_anothers: bool,
     },
@@ -210,21 +211,21 @@ struct Claims<'a> {
 
 impl Claims<'_> {
     /// Reads claims whose signature is good.
-    fn believe(&self, now: SystemTime) -> Result<Claimed, Refusal> {
+    fn believe(&self, now: SystemTime) -> Result<Claimed, Denial> {
         let seconds = seconds(now);
         match self.nbf {
             Claim::Missing => {}
             Claim::Number(not_before) if not_before <= seconds => {}
-            _ => return Err(Refusal::InvalidToken),
+            _ => return Err(Denial::InvalidToken),
         }
         let expires = match self.exp {
             Claim::Number(expires) if seconds < expires => expires,
-            Claim::Number(_) => return Err(Refusal::TokenExpired),
-            _ => return Err(Refusal::InvalidToken),
+            Claim::Number(_) => return Err(Denial::TokenExpired),
+            _ => return Err(Denial::InvalidToken),
         };
         // Directus always writes these three.
         if matches!(self.role, Claim::Missing) {
-            return Err(Refusal::InvalidToken);
+            return Err(Denial::InvalidToken);
         }
         let (admin, app) = (self.admin_access.flag()?, self.app_access.flag()?);
         let (role, session) = (self.role.text()?, self.session.text()?);
@@ -267,21 +268,21 @@ enum Claim<'a> {
 
 impl Claim<'_> {
     /// Directus writes `true` or 1, depending on its database.
-    fn flag(&self) -> Result<bool, Refusal> {
+    fn flag(&self) -> Result<bool, Denial> {
         match self {
             Claim::Flag(flag) => Ok(*flag),
             Claim::Number(number) => Ok(*number == 1.0),
             Claim::Null => Ok(false),
-            Claim::Missing | Claim::Text(_) | Claim::Other => Err(Refusal::InvalidToken),
+            Claim::Missing | Claim::Text(_) | Claim::Other => Err(Denial::InvalidToken),
         }
     }
 
-    fn text(&self) -> Result<Option<Arc<str>>, Refusal> {
+    fn text(&self) -> Result<Option<Arc<str>>, Denial> {
         match self {
             Claim::Missing | Claim::Null => Ok(None),
             Claim::Text(text) if text.is_empty() => Ok(None),
             Claim::Text(text) => Ok(Some(Arc::from(text.as_ref()))),
-            Claim::Flag(_) | Claim::Number(_) | Claim::Other => Err(Refusal::InvalidToken),
+            Claim::Flag(_) | Claim::Number(_) | Claim::Other => Err(Denial::InvalidToken),
         }
     }
 }

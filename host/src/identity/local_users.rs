@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::answers::Denial;
 use super::cache::{Cache, UNVERIFIED_MAX};
 use super::jwt::{Claimed, Signed};
-use super::source::{Answering, Asked, KEEP, Known, Source, Unavailable, Verdict};
-use super::{Accountability, Refusal};
+use super::known::{KEEP, Known};
+use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
+use super::who::Accountability;
 use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
 use crate::platform::log;
@@ -24,17 +26,17 @@ const USES_MAX: usize = 10_000;
 const TOKEN_LENGTH: usize = 43;
 
 /// The host's own users.
-pub struct Own {
+pub struct LocalUsers {
     store: Store,
     uses: Arc<Mutex<HashMap<String, i64>>>,
 }
 
-impl Own {
+impl LocalUsers {
     /// Takes the store for a source, and keeps the cache in line with it from now on.
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub fn new(store: Store, cache: &Arc<Cache>) -> Result<Own, StoreError> {
+    pub fn new(store: Store, cache: &Arc<Cache>) -> Result<LocalUsers, StoreError> {
         let uses = Arc::default();
         let epoch = store.block_on(|db| async move { db.epoch().await })?;
         store.keep_running(follow(
@@ -43,11 +45,11 @@ impl Own {
             Arc::clone(&uses),
             epoch,
         ));
-        Ok(Own { store, uses })
+        Ok(LocalUsers { store, uses })
     }
 
-    async fn by_token(&self, asked: &Asked) -> Result<Verdict, StoreError> {
-        let digest = hex(&asked.digest);
+    async fn by_token(&self, query: &IdentityQuery) -> Result<Verdict, StoreError> {
+        let digest = hex(&query.digest);
         let owner = self
             .store
             .run(|db| async move { db.owner_of(&digest).await })
@@ -55,9 +57,9 @@ impl Own {
         let Some(owner) = owner else {
             return Ok(Verdict::Unknown);
         };
-        let now = seconds(asked.now);
+        let now = seconds(query.now);
         if !owner.user.is_active() || owner.expires.is_some_and(|expires| expires <= now) {
-            return Ok(Verdict::Refused(Refusal::InvalidCredentials));
+            return Ok(Verdict::Denied(Denial::InvalidCredentials));
         }
         self.note_use(owner.token, now);
         Ok(Verdict::Known(Known {
@@ -90,7 +92,7 @@ impl Own {
         };
         let is_outdated = claimed.issued.unwrap_or(0.0) < user.tokens_since as f64;
         if !user.is_active() || !is_in_session || is_outdated {
-            return Ok(Verdict::Refused(Refusal::InvalidCredentials));
+            return Ok(Verdict::Denied(Denial::InvalidCredentials));
         }
         let mut known = known(&user);
         Arc::make_mut(&mut known.who)
@@ -108,11 +110,11 @@ impl Own {
     }
 }
 
-impl Source for Own {
-    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
+impl Source for LocalUsers {
+    fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
-            let answer = match &asked.signed {
-                Signed::No if asked.token.len() == TOKEN_LENGTH => self.by_token(asked).await,
+            let answer = match &query.signed {
+                Signed::No if query.token.len() == TOKEN_LENGTH => self.by_token(query).await,
                 Signed::Good(claimed) => self.by_claims(claimed).await,
                 Signed::No | Signed::Bad { .. } => Ok(Verdict::Unknown),
             };
