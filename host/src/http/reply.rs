@@ -12,7 +12,6 @@ use serde::Serialize;
 use crate::boundary::request::{RequestId, Shared, Streaming};
 use crate::extension::Flight;
 use crate::http::headers;
-use crate::identity::{AuthError, CLEAR_SESSION_COOKIE};
 use crate::server::connection::InHand;
 use crate::upstream::AnswerBody;
 
@@ -334,29 +333,6 @@ fn code_of(status: StatusCode) -> &'static str {
         402..500 => "BAD_REQUEST",
         _ => "INTERNAL_SERVER_ERROR",
     }
-}
-
-/// The answer to a credential that is not good.
-#[cold]
-pub fn unauthorized(error: &AuthError) -> Response<Body> {
-    let status = StatusCode::from_u16(error.refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-    let mut response = Response::with_body(
-        status,
-        Body::Bytes(Bytes::from_static(error.refusal.body().as_bytes())),
-    );
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    if error.clear_cookie {
-        response.headers_mut().insert(
-            header::SET_COOKIE,
-            HeaderValue::from_static(CLEAR_SESSION_COOKIE),
-        );
-    }
-    response
 }
 
 /// An error in Directus's shape.

@@ -21,6 +21,7 @@ use crate::extension::context::Closed;
 use crate::extension::routes::{Found, Mark, Route};
 use crate::http::facts::Noted;
 use crate::http::reply::{self, Body, Refusal, refuse};
+use crate::identity::answers::unauthorized;
 use crate::identity::{self, Accountability, Identified, redact};
 use crate::platform::log::{self, Level};
 use crate::runtime::deadline::Late;
@@ -79,7 +80,7 @@ fn handle_shown(worker: &Rc<Worker>, request: Request, asked: Asked) -> State {
     );
     match identified {
         Identified::Now(Ok(who)) => handle_as(worker, request, asked, Some(who)),
-        Identified::Now(Err(error)) => State::own(reply::unauthorized(&error)),
+        Identified::Now(Err(error)) => State::own(unauthorized(&error)),
         Identified::Later(answer) => handle_later(worker, request, asked, answer),
     }
 }
@@ -90,13 +91,13 @@ fn handle_later(
     worker: &Rc<Worker>,
     request: Request,
     asked: Asked,
-    answer: identity::Answer,
+    answer: identity::IdentityLookup,
 ) -> State {
     let worker = worker.clone();
     State::Later(Box::pin(async move {
         match answer.await {
             Ok(who) => handle_as(&worker, request, asked, Some(who)),
-            Err(error) => State::own(reply::unauthorized(&error)),
+            Err(error) => State::own(unauthorized(&error)),
         }
     }))
 }
