@@ -97,6 +97,15 @@ pub fn examine(folder: &Path) -> Result<Discovered, Reason> {
     Ok(Discovered { manifest, library })
 }
 
+/// The name of an extension's folder, also where the path is "." or ends with a slash.
+pub fn folder_name(folder: &Path) -> String {
+    let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    absolute
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
 fn passed_over(entry: &DirEntry) -> Option<&'static str> {
     if entry.file_name().to_str().is_none() {
         return Some("its name is not UTF-8");
