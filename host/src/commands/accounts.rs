@@ -39,7 +39,7 @@ pub enum UserCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Lets a user in no more, until `activate`
+    /// Suspends a user: no sign-in and no token counts until `activate`
     Suspend {
         /// The user's address or id
         user: String,

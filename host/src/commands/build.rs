@@ -113,7 +113,7 @@ pub fn sources(extensions: &Path) -> Result<Vec<PathBuf>, BuildError> {
 }
 
 /// `extension-host build`: builds the folders that are named, or the working directory where it is an extension's, or each
-/// extension in the extensions folder that does. All are tried; an error has been printed.
+/// extension in the extensions folder that has its source. All are tried, and errors are printed.
 ///
 /// # Errors
 /// Where there is nothing to build.
@@ -259,7 +259,7 @@ fn cargo(folder: &Path) -> Result<PathBuf, BuildError> {
         .ok_or_else(|| BuildError::NoLibrary(folder.to_owned()))
 }
 
-/// Lets make build `dist/`, which the Makefile's own rule puts there.
+/// Lets make build the library, which the Makefile's rule puts into `dist/`.
 fn make(folder: &Path) -> Result<PathBuf, BuildError> {
     let status = Command::new("make")
         .current_dir(folder)

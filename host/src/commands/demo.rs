@@ -1,4 +1,4 @@
-//! `extension-host demo`: builds the extensions of this checkout, serves them with settings of its own, and says what to try.
+//! `extension-host demo`: builds the extensions of this checkout, serves them with its own settings, and says what to try.
 //!
 //! The files in `demo/` say what is served and what there is to try: this code knows of no extension.
 

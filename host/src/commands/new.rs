@@ -21,7 +21,7 @@ pub enum Lang {
 /// Why there is no new extension.
 #[derive(Debug)]
 pub enum NewError {
-    /// There is no name, and nobody to ask for one.
+    /// No name was given, and there is no terminal to ask on.
     NoName,
     /// A name cannot be an id.
     BadName(String),
@@ -79,7 +79,7 @@ pub struct NewOptions {
     pub api: Option<PathBuf>,
 }
 
-/// Makes the folder, and says what to do next. What is missing is asked for where somebody is there to answer.
+/// Makes the folder, and says what to do next. On a terminal, it asks for what is missing.
 ///
 /// # Errors
 /// Where it cannot be made; nothing that was there before is changed.

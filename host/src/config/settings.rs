@@ -115,7 +115,7 @@ pub struct Auth {
     pub admin_password: Secret,
     /// How long the access token of a sign-in is good.
     pub access_token_ttl_ms: u64,
-    /// How long a session lasts that nobody uses.
+    /// How long an unused session lasts.
     pub refresh_token_ttl_ms: u64,
     /// How long a session of mode `session` lasts, whose token is a cookie.
     pub session_ttl_ms: u64,

@@ -17,7 +17,7 @@ pub const FOLDER_PREFIX: &str = "directus-extension-";
 pub struct Discovery {
     /// The extensions, sorted by name, none of them looked into: see [`examine`].
     pub folders: Vec<Folder>,
-    /// What looks like one by its name and is none, sorted.
+    /// Entries with the name of an extension that are none, sorted.
     pub passed_over: Vec<PassedOver>,
 }
 
@@ -135,7 +135,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, Reason> {
     };
     let unreadable = |error| Reason::unreadable(path, error);
     let metadata = fs::metadata(path).map_err(unreadable)?;
-    // Reading a pipe would wait until somebody writes into it. Of a folder, the system says what it is.
+    // Reading a pipe would block until something is written to it. Reading a folder fails with the system's own words.
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(unreadable(io::Error::other("it is a device or pipe")));
     }

@@ -1,4 +1,4 @@
-//! What an extension says about itself in `extension.toml`: its name, and what it may read, reach and use up.
+//! What an extension declares in `extension.toml`: its name, the variables it reads, the origins it calls, its limits.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -29,7 +29,7 @@ pub struct Manifest {
     pub description: String,
     /// The file name of its library in `dist`; absent: the one that is there.
     pub library: Option<String>,
-    /// A variable that switches it on: without it, or with one that says no, the extension is loaded by nobody.
+    /// A variable that switches it on: if it is not set, or set to "false", "0", "off" or "no", the extension is not loaded.
     pub enabled_by: Option<String>,
     /// The variables that it may read.
     pub env: Variables,

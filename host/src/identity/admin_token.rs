@@ -22,7 +22,7 @@ pub struct AdminToken {
 }
 
 impl AdminToken {
-    /// `administrator`: the user of the store that the token stands for; otherwise it stands for nobody but itself.
+    /// `administrator`: the user of the store that the token stands for; otherwise it stands for [`ADMIN_TOKEN_USER`].
     pub fn new(token: &str, administrator: Option<&Known>) -> AdminToken {
         // The key is no secret: it only makes of each token a digest of one length, which is compared in constant time.
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"extension-host admin token");

@@ -23,7 +23,7 @@ const CLEAR_SESSION_COOKIE: &str = "directus_session_token=; Path=/; Max-Age=0; 
 /// What is wrong with a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// Nobody has this token.
+    /// No user has this token.
     InvalidCredentials,
     /// It was good once.
     TokenExpired,

@@ -1,4 +1,4 @@
-//! Answers that are still good. What a look-up of a token costs once it is known: a hash, a read lock and a copy.
+//! The cache of what is known about tokens. A look-up of a cached token costs a hash, a read lock and a copy.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -20,7 +20,7 @@ const SHARDS: usize = 16;
 /// after which a revoked token must be useless everywhere.
 pub const UNVERIFIED_MAX: Duration = Duration::from_millis(4_000);
 
-/// What was answered about a token.
+/// The outcome of a look-up.
 pub type Outcome = Result<Known, Denial>;
 
 struct CachedOutcome {
@@ -53,7 +53,7 @@ type Shard = HashMap<Digest, CachedOutcome, BuildHasherDefault<FirstBytes>>;
 pub struct Cache {
     shards: [RwLock<Shard>; SHARDS],
     began: Instant,
-    /// Counts how often everything was forgotten: an answer that was under way then is not kept.
+    /// Counts how often the cache was emptied: a look-up that was in flight then is not kept.
     generation: AtomicU64,
     /// When the store was last known to be as it was when these answers were given.
     verified_ms: AtomicU64,
@@ -145,7 +145,7 @@ impl Cache {
         }
     }
 
-    /// Forgets everything, and what is under way.
+    /// Empties the cache, and does not keep the look-ups in flight.
     pub fn forget(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
@@ -156,7 +156,7 @@ impl Cache {
     }
 
     /// Compares the store's mark with the one that the answers belong to, and forgets them where it is another. Looked at
-    /// once in a millisecond: it costs a system call, and nobody can tell a change from one that came a millisecond later.
+    /// once in a millisecond: it costs a system call, and a client cannot tell a change from one a millisecond later.
     pub fn follow(&self, mark: impl FnOnce() -> u64) {
         let now_ms = self.now_ms();
         if self.marked_ms.swap(now_ms, Ordering::AcqRel) == now_ms {

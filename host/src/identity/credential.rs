@@ -13,7 +13,7 @@ use crate::http::token_parameter::{Parameter, decode, token_parameter};
 
 /// The cookie that holds a session's token.
 pub const SESSION_COOKIE: &str = "directus_session_token";
-/// The cookie that holds a refresh token: of no use here, and nobody else's business either.
+/// The cookie that holds a refresh token: not a credential for routes, and hidden from extensions.
 pub const REFRESH_COOKIE: &str = "directus_refresh_token";
 
 /// How long a token may be. Directus's own are below 1 KiB; a longer one is refused before it costs anything.

@@ -1,5 +1,5 @@
-//! The source of identity that is a Directus over HTTP: a token is shown to the one that may have issued it, and to nobody
-//! else, in the one header that is made for it.
+//! The source of identity that is a Directus over HTTP: it receives a token that it may have issued, in the `Authorization`
+//! header, and no other server does.
 //!
 //! Three questions: `/users/me` says who, `/roles/me` which roles, `/policies/me/globals` what these allow (since Directus 11
 //! a right belongs to a policy and is on no user or role).
@@ -24,7 +24,7 @@ use crate::config;
 use crate::platform::log;
 use crate::upstream::{Base, Call, Limits, Outgoing, Upstream};
 
-/// How long an answer may be. Those that are asked for are below 1 KiB for all but the users of very many roles.
+/// The largest answer. The answers to these calls are below 1 KiB, except for users with very many roles.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// A Directus, asked over HTTP.
@@ -221,10 +221,10 @@ fn read_roles(who: &mut Accountability, role: &Value, roles: &Value) {
     };
     add(role);
     roles.as_array().into_iter().flatten().for_each(&mut add);
-    let own = text(&role["id"]).or_else(|| text(role));
+    let role_of_user = text(&role["id"]).or_else(|| text(role));
     // The one role that a user who cannot read it has must be it.
     let only = || (who.roles.len() == 1).then(|| who.roles[0].clone());
-    who.role = own.or_else(only);
+    who.role = role_of_user.or_else(only);
 }
 
 fn text(value: &Value) -> Option<Arc<str>> {

@@ -1,4 +1,4 @@
-//! The source of identity that is a Directus's own database, SQLite or PostgreSQL, only read: static tokens, sessions,
+//! The source of identity that is the database of a Directus, SQLite or PostgreSQL, read-only: static tokens, sessions,
 //! roles and, since Directus 11, policies.
 
 use std::sync::Arc;
@@ -137,7 +137,7 @@ impl Source for DirectusDatabase {
 
 struct User {
     id: String,
-    /// Ids and names: the user's own, then those above it.
+    /// Ids and names: the user's role, then those above it.
     roles: Vec<(String, String)>,
     policies: Vec<Policy>,
 }
@@ -256,8 +256,8 @@ async fn with_rights(db: &Db, id: String, role: Option<String>) -> Result<User, 
         user.roles.push((role, row.try_get(0)?));
         next = row.try_get(1)?;
     }
-    let own = user.id.clone();
-    policies(db, &policy_query("\"user\""), &own, &mut user.policies).await?;
+    let id = user.id.clone();
+    policies(db, &policy_query("\"user\""), &id, &mut user.policies).await?;
     Ok(user)
 }
 

@@ -1,5 +1,5 @@
-//! What an opened store is asked for before the host serves: the secret, the first administrator, and whom ADMIN_TOKEN
-//! stands for.
+//! What is read from the store, or put into an empty one, before the host serves: the secret, the first administrator, and the
+//! user that ADMIN_TOKEN stands for.
 
 use super::known::Known;
 use super::local_users;

@@ -1,8 +1,7 @@
 //! The source of identity for tokens that a Directus, or this host, signed with SECRET: JWTs with HS256, as Directus
 //! makes them: `{id, role, app_access, admin_access, session?, iat, exp, iss: "directus"}`.
 //!
-//! Nothing of a token is believed before its signature is checked; its issuer is only looked at to tell which answer a bad
-//! one gets. Beyond what Directus demands, `exp` must be there and no other algorithm than HS256 counts.
+//! No claim of a token is believed before its signature is checked; its issuer only decides which answer a bad token gets. Beyond what Directus demands, `exp` must be there and no other algorithm than HS256 counts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -100,13 +99,13 @@ impl Verifier {
 /// What a token says about itself.
 #[derive(Debug)]
 pub enum Signed {
-    /// Nothing: it does not look like a JWT of a Directus, and is another source's affair.
+    /// Nothing: it does not look like a JWT of a Directus; other sources may know it.
     No,
-    /// It is such a JWT, and no good here.
+    /// It is such a JWT, and not good here.
     Bad {
         /// Why.
         denial: Denial,
-        /// It might be good where another secret is known.
+        /// Another secret might verify it.
         may_be_anothers: bool,
     },
     /// It was signed with our secret and has not expired.
@@ -120,13 +119,13 @@ pub struct Claimed {
     pub who: Accountability,
     /// When the token was made, in seconds since 1970.
     pub issued: Option<f64>,
-    /// When it ends.
+    /// When it expires.
     pub expires: f64,
     /// Whether a host signed it, and no Directus.
     pub is_by_host: bool,
 }
 
-/// Who signed a token, where it was a host: Directus has no such claim, and passes over it.
+/// The value of the claim `by` in tokens that a host signed. Directus does not know the claim, and ignores it.
 const HOST: &str = "extension-host";
 
 /// The claims of a token that is signed here; a Directus understands them.
@@ -164,7 +163,7 @@ impl<'a> Parts<'a> {
         let mut parts = token.splitn(3, |byte| *byte == b'.');
         let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
         let signed = &token[..header.len() + 1 + payload.len()];
-        // A bad signature is a bad JWT; a fourth part makes it none.
+        // With a bad signature it is a bad JWT; with a fourth part it is not a JWT at all.
         let well_formed = signature
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));

@@ -16,11 +16,11 @@ use crate::platform::log;
 use crate::store::users::User;
 use crate::store::{Store, StoreError, digest_of, hex, seconds};
 
-/// How often hosts that have cached an answer look whether the store has changed.
+/// How often a host with cached answers polls the store for changes.
 const POLL: Duration = Duration::from_secs(2);
-/// Every how many looks the last uses of tokens are written down.
+/// After how many polls the last uses of tokens are written to the store.
 const WRITE_USES_EVERY: u32 = 15;
-/// How many uses wait to be written down; more are not noted.
+/// How many uses wait to be written to the store; more are dropped.
 const USES_MAX: usize = 10_000;
 /// Tokens of the store are 32 bytes in base64url: others are not looked up.
 const TOKEN_LENGTH: usize = 43;
@@ -145,7 +145,7 @@ pub fn known(user: &User) -> Known {
         who.app = role.app_access;
         let ranges = role.ip_ranges.iter();
         from = ranges.filter_map(|range| Network::parse(range)).collect();
-        // A range that cannot be read lets nobody in: 0.0.0.0/32 is nobody's address.
+        // If no range can be read, no request is let in: 0.0.0.0/32 is no client's address.
         if from.len() < role.ip_ranges.len() && from.is_empty() {
             from.extend(Network::parse("0.0.0.0/32"));
         }
@@ -158,25 +158,25 @@ pub fn known(user: &User) -> Known {
     }
 }
 
-/// Looks at the store's count of changes for as long as there is something cached, and writes down when tokens were used.
+/// Polls the store's count of changes while the cache holds anything, and writes the last uses of tokens to the store.
 async fn follow(
     db: crate::store::Db,
     cache: std::sync::Weak<Cache>,
     uses: Arc<Mutex<HashMap<String, i64>>>,
     mut epoch: i64,
 ) {
-    let mut turn = 0_u32;
+    let mut round = 0_u32;
     let mut is_lost = false;
     loop {
         tokio::time::sleep(POLL).await;
         let Some(cache) = cache.upgrade() else { return };
-        turn = turn.wrapping_add(1);
-        if turn.is_multiple_of(WRITE_USES_EVERY) {
+        round = round.wrapping_add(1);
+        if round.is_multiple_of(WRITE_USES_EVERY) {
             let uses: Vec<_> = {
                 let mut uses = uses.lock().unwrap_or_else(PoisonError::into_inner);
                 uses.drain().collect()
             };
-            // Lost where the store is away: nothing depends on it.
+            // Lost if the store does not answer: nothing depends on it.
             if !uses.is_empty() && db.note_uses(uses).await.is_err() {
                 log::debug("the last uses of tokens were not written down", &[]);
             }

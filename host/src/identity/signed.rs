@@ -1,5 +1,5 @@
-//! The source of identity for users that nobody here knows, but whose token was signed with SECRET: those of a Directus
-//! beside the host. What the token says is believed until it expires.
+//! The source of identity for users that no other source knows, but whose token was signed with SECRET: those of a Directus
+//! beside the host. The token's claims are believed until it expires.
 
 use super::answers::Denial;
 use super::jwt::Signed;
@@ -8,7 +8,7 @@ use super::source::{IdentityQuery, Source, Verdict, VerdictFuture};
 
 /// Believes signed tokens.
 pub struct SignedTokens {
-    /// Whether there is a store, which knows every user for whom a host has signed.
+    /// Whether there is a store: it knows every user for whom a host has signed a token.
     pub has_store: bool,
 }
 

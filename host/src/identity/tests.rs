@@ -39,7 +39,7 @@ fn authority() -> Authority {
 fn at_once(identified: Identified) -> Result<Arc<Accountability>, AuthError> {
     match identified {
         Identified::Now(answer) => answer,
-        Identified::Later(_) => panic!("there is nobody to wait for"),
+        Identified::Later(_) => panic!("no source has to be waited for"),
     }
 }
 

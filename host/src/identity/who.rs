@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Who asks. Without a user: anonymous. Shared by all requests with the same token.
+/// The user behind a request; without one, the caller is anonymous. Shared by all requests with the same token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accountability {
     /// The user's id.
@@ -21,7 +21,7 @@ pub struct Accountability {
     pub session: Option<Arc<str>>,
 }
 
-/// Whoever shows no credential.
+/// A caller without a credential.
 pub static ANONYMOUS: Accountability = Accountability {
     user: None,
     role: None,

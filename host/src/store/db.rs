@@ -55,7 +55,7 @@ impl Db {
                 .test_before_acquire(false)
                 .after_connect(move |connection, _| {
                     Box::pin(async move {
-                        // All at once: each statement on its own would be a way to the connection's thread and back.
+                        // All at once: each statement would be a round trip to the connection's thread.
                         let pragmas = sqlx::AssertSqlSafe(sqlite_pragmas(writable));
                         sqlx::raw_sql(pragmas)
                             .execute(&mut *connection)

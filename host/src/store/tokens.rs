@@ -39,7 +39,7 @@ pub struct Owner {
 }
 
 impl Db {
-    /// Makes a token for a user, and gives it with what is kept of it: nobody will see it again.
+    /// Makes a token for a user, and returns it with what is kept of it: only now can it be read.
     ///
     /// # Errors
     /// Where there is no such user, or the name is none.

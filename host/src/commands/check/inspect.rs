@@ -102,7 +102,7 @@ fn origin(allow: &Allow, env: &Env) -> String {
     match allow {
         Allow::Any => "anywhere".to_owned(),
         Allow::Origin(origin) => origin.to_string(),
-        // The value may hold more than an origin; no more than that is shown.
+        // The value may hold more than an origin, a password perhaps; only the origin is shown.
         Allow::Variable(name) => {
             let origin = env.get(name).and_then(Origin::of_url);
             match origin {

@@ -1,7 +1,7 @@
 //! `extension-host check FOLDER`: loads one extension as the host would, says what it is, and drives it as a hostile world
 //! would.
 //!
-//! The extension is loaded by a process of its own ([`subject`]), through the host's own code, and served over real sockets.
+//! The extension is loaded by a second process ([`subject`]), through the host's own code, and served over real sockets.
 //! This process is the world around it: it starts the other one (`process`), sends requests ([`drive`]), and answers the
 //! extension's outgoing calls ([`stand_in`]). Broken rules of the ABI are noticed by
 //! [`contract_checks`](crate::runtime::contract_checks).

@@ -1,4 +1,4 @@
-//! The process that serves the extension, as the process that checks sees it: how it is started, ordered about, and how it ends.
+//! The process that serves the extension, as the process that checks sees it: how it is started, given orders, and how it ends.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};

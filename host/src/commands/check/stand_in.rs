@@ -33,7 +33,7 @@ impl Behaviour {
     ];
 }
 
-/// A server on a port of its own, for as long as the process lives.
+/// A server on a free port, for as long as the process lives.
 pub struct StandIn {
     /// Where it is.
     pub address: SocketAddr,
@@ -75,7 +75,7 @@ impl StandIn {
     }
 }
 
-/// Serves a connection; how it ends is nobody's concern.
+/// Serves a connection until it ends, in whatever way.
 fn serve(mut stream: TcpStream, behaviour: &AtomicU8, calls: &AtomicUsize) {
     const BODY: &str = r#"{"data":[{"id":"1","name":"from extension-host check"}],"status":"ok"}"#;
     let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));

@@ -1,4 +1,4 @@
-//! The process that loads the extension and serves it while it is checked: one of its own, so that a crash is a finding.
+//! The process that loads and serves the extension while it is checked: a separate one, so that a crash is a finding.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -266,7 +266,7 @@ impl Watch {
     }
 }
 
-/// Notes threads that are left when the extension has been stopped and the host's own have ended.
+/// Notes threads that are left when the extension has been stopped and the host's threads have ended.
 fn note_threads() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     let until = Instant::now() + TIMEOUT;

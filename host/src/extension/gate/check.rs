@@ -88,7 +88,8 @@ fn accept(
     Ok(entry)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use std::path::PathBuf;
     use std::process::Command;
