@@ -32,9 +32,9 @@ pub struct Overrides {
     pub must_load: Option<bool>,
     /// See [`Config::auto_reload`].
     pub auto_reload: Option<bool>,
-    /// See [`Log::level`].
+    /// See [`Log::level`](super::settings::Log::level).
     pub log_level: Option<Level>,
-    /// See [`Log::style`].
+    /// See [`Log::style`](super::settings::Log::style).
     pub log_style: Option<Style>,
 }
 

@@ -1,6 +1,6 @@
 //! What the operator decides: `config.toml`, over it the environment, over that the command line.
 //!
-//! [`settings`] says what can be set, [`layers`] puts the sources over each other. What a value means is the business of its
+//! `settings` says what can be set, `layers` puts the sources over each other. What a value means is the business of its
 //! user.
 
 pub mod document;
