@@ -9,7 +9,7 @@ use actix_http::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use criterion::{Criterion, criterion_group, criterion_main};
 use extension_host::config::Config;
 use extension_host::config::values::Secret;
-use extension_host::http::facts::{Noted, Said};
+use extension_host::http::facts::RequestFacts;
 use extension_host::identity::local_users::known;
 use extension_host::identity::{Authority, Identified};
 
@@ -24,8 +24,8 @@ fn headers(token: &str) -> HeaderMap {
 fn identify(authority: &Authority, headers: &HeaderMap) -> Identified {
     let peer = Some(std::net::Ipv4Addr::LOCALHOST.into());
     let query = Some("b=c");
-    let noted = Noted::of(headers, query, false, Rc::new(Said::of(headers)));
-    authority.identify(headers, &noted, query, peer, SystemTime::now, None)
+    let facts = RequestFacts::of(headers, query, false);
+    authority.identify(headers, &facts, query, peer, SystemTime::now, None)
 }
 
 /// Asks until the answer is there without waiting, as it is for every request but the first.

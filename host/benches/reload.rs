@@ -131,7 +131,7 @@ fn serve(extensions_path: PathBuf) -> Result<SocketAddr, Failed> {
     };
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, Env::default(), authority, Copies::passing)?;
+    let host = Host::new(config, Env::default(), authority, Copies::temporary)?;
     host.load_extensions()?;
     let (listening, listens) = mpsc::channel();
     thread::spawn(move || {

@@ -177,7 +177,7 @@ fn host(folder: &Path, library: &str, manifest: &str, env: &[(&str, &str)]) -> A
         config,
         Env::from_pairs(env.iter().copied()),
         authority,
-        Copies::passing,
+        Copies::temporary,
     )
     .expect("a host");
     host.load_extensions().expect("extensions");

@@ -1,4 +1,4 @@
-//! The command line of the host: arguments, settings, what is asked for. An error is one sentence and an exit code.
+//! The command line of the host: arguments, settings, the command. An error is one sentence and an exit code.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use extension_host::commands::cli::{Cli, Command};
 use extension_host::commands::demo::Demo;
 use extension_host::commands::dev::Dev;
 use extension_host::commands::list;
-use extension_host::commands::new::{self, Wish};
+use extension_host::commands::new::{self, NewOptions};
 use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
@@ -38,13 +38,13 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         api,
     } = cli.command()
     {
-        let wish = Wish {
+        let options = NewOptions {
             name,
             lang,
             dir,
             api,
         };
-        return Ok(new::run(wish)?);
+        return Ok(new::run(options)?);
     }
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
@@ -55,17 +55,17 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);
             let host = Host::new(config, env, authority, copies)?;
-            tidily(host, |host| serve(host, || {}))
+            with_cleanup(host, |host| serve(host, || {}))
         }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
             let ready = || println!("{}", demo.invitation());
-            tidily(demo.host.clone(), |host| serve(host, ready))
+            with_cleanup(demo.host.clone(), |host| serve(host, ready))
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
-            let host = Host::new(config, env, authority, Copies::passing)?;
-            tidily(host, |host| list::run(&host, json))
+            let host = Host::new(config, env, authority, Copies::temporary)?;
+            with_cleanup(host, |host| list::run(&host, json))
         }
         Command::User(command) => Ok(accounts::user(&config, command)?),
         Command::Role(command) => Ok(accounts::role(&config, command)?),
@@ -76,16 +76,13 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Check { folder, json, log } => {
             let files = cli.files();
             let folder = &folder;
-            check::run(
-                &check::Asked {
-                    folder,
-                    json,
-                    log,
-                    files,
-                },
-                &config,
-                &env,
-            )
+            let options = check::CheckOptions {
+                folder,
+                json,
+                log,
+                files,
+            };
+            check::run(&options, &config, &env)
         }
         Command::CheckSubject {
             folder,
@@ -94,14 +91,14 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         } => subject::run(config, env, &folder, &control, stand_in),
         Command::Dev { folders, .. } => {
             let mut dev = Dev::prepare(config, env, &folders)?;
-            tidily(dev.host.clone(), |host| serve(host, || dev.watch()))
+            with_cleanup(dev.host.clone(), |host| serve(host, || dev.watch()))
         }
     }
 }
 
-/// Does the host's work, then stops the extensions and tidies up, however it went. Not the host's `Drop`: the contexts of extensions keep it for
-/// as long as the process lives.
-fn tidily<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
+/// Does the host's work, then stops the extensions and cleans up, whether or not it succeeded. This is not the host's `Drop`: the
+/// contexts of extensions keep the host for as long as the process lives.
+fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
     let done = work(host.clone());
     host.end();
     done

@@ -1,5 +1,5 @@
-//! `extension-host user`, `role` and `token`: who may sign in, as an operator decides it. Works on the store, whether a host
-//! runs or not; hosts that run follow within seconds.
+//! `extension-host user`, `role` and `token`: the operator decides who may sign in. The commands work on the store, whether a host
+//! runs or not; running hosts follow within seconds.
 
 use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::commands::table::table;
 use crate::config::Config;
 use crate::store::roles::Role;
 use crate::store::tokens::Token;
 use crate::store::users::{Status, User};
-use crate::store::{Place, Store, StoreError, password, seconds_now};
+use crate::store::{DatabaseUrl, Store, StoreError, password, seconds_now};
 
 /// What can be done with users.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -38,7 +39,7 @@ pub enum UserCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Lets a user in no more, until `activate`
+    /// Suspends a user: no sign-in and no token counts until `activate`
     Suspend {
         /// The user's address or id
         user: String,
@@ -132,7 +133,7 @@ pub enum TokenCommand {
     },
 }
 
-/// Does what is asked for with users.
+/// Runs a command about users.
 ///
 /// # Errors
 /// Where it cannot be done; nothing has changed then.
@@ -157,11 +158,11 @@ pub fn user(config: &Config, command: UserCommand) -> Result<ExitCode, StoreErro
                 };
                 db.add_user(&email, password, role).await
             })?;
-            show(json, &of_user(&added), &format!("added {}", added.email));
+            show(json, &user_row(&added), &format!("added {}", added.email));
         }
         UserCommand::List { json } => {
             let users = store.block_on(|db| async move { db.users().await })?;
-            let rows: Vec<Value> = users.iter().map(of_user).collect();
+            let rows: Vec<Value> = users.iter().map(user_row).collect();
             list(json, &rows, &["email", "status", "role", "id", "created"]);
         }
         UserCommand::Suspend { user } => {
@@ -201,7 +202,7 @@ pub fn user(config: &Config, command: UserCommand) -> Result<ExitCode, StoreErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does what is asked for with roles.
+/// Runs a command about roles.
 ///
 /// # Errors
 /// Where it cannot be done; nothing has changed then.
@@ -217,13 +218,13 @@ pub fn role(config: &Config, command: RoleCommand) -> Result<ExitCode, StoreErro
         } => {
             let added =
                 store.block_on(|db| async move { db.add_role(name, admin, app, ip).await })?;
-            show(json, &of_role(&added, 0), &format!("added {}", added.name));
+            show(json, &role_row(&added, 0), &format!("added {}", added.name));
         }
         RoleCommand::List { json } => {
             let roles = store.block_on(|db| async move { db.roles().await })?;
             let rows: Vec<Value> = roles
                 .iter()
-                .map(|(role, users)| of_role(role, *users))
+                .map(|(role, users)| role_row(role, *users))
                 .collect();
             let columns = [
                 "name",
@@ -243,7 +244,7 @@ pub fn role(config: &Config, command: RoleCommand) -> Result<ExitCode, StoreErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does what is asked for with static tokens.
+/// Runs a command about static tokens.
 ///
 /// # Errors
 /// Where it cannot be done; nothing has changed then.
@@ -260,7 +261,7 @@ pub fn token(config: &Config, command: TokenCommand) -> Result<ExitCode, StoreEr
             let (token, text) =
                 store.block_on(|db| async move { db.create_token(&user, &name, expires).await })?;
             if json {
-                let mut row = of_token(&token);
+                let mut row = token_row(&token);
                 row["token"] = text.into();
                 println!("{row:#}");
             } else {
@@ -274,7 +275,7 @@ pub fn token(config: &Config, command: TokenCommand) -> Result<ExitCode, StoreEr
         }
         TokenCommand::List { user, json } => {
             let tokens = store.block_on(|db| async move { db.tokens(user.as_deref()).await })?;
-            let rows: Vec<Value> = tokens.iter().map(of_token).collect();
+            let rows: Vec<Value> = tokens.iter().map(token_row).collect();
             let columns = ["id", "name", "user", "created", "expires", "last_used"];
             list(json, &rows, &columns);
         }
@@ -288,15 +289,15 @@ pub fn token(config: &Config, command: TokenCommand) -> Result<ExitCode, StoreEr
 }
 
 fn open(config: &Config) -> Result<Store, StoreError> {
-    match Place::of(&config.database)? {
-        Some(place) => Store::open(&place),
+    match DatabaseUrl::of(&config.database)? {
+        Some(url) => Store::open(&url),
         None => Err(StoreError::Invalid(
             "this host keeps no users: url under [database] is \"none\"".to_owned(),
         )),
     }
 }
 
-/// Asks twice on a terminal; else takes one line.
+/// Asks twice on a terminal; otherwise reads one line.
 fn new_password() -> Result<String, StoreError> {
     let unreadable =
         |cause: std::io::Error| StoreError::Invalid(format!("cannot read the password: {cause}"));
@@ -333,7 +334,7 @@ fn parse_time(text: &str) -> Result<i64, String> {
     Ok(i64::from(number) * factor)
 }
 
-fn of_user(user: &User) -> Value {
+fn user_row(user: &User) -> Value {
     json!({
         "id": user.id,
         "email": user.email,
@@ -343,7 +344,7 @@ fn of_user(user: &User) -> Value {
     })
 }
 
-fn of_role(role: &Role, users: i64) -> Value {
+fn role_row(role: &Role, users: i64) -> Value {
     json!({
         "id": role.id,
         "name": role.name,
@@ -354,7 +355,7 @@ fn of_role(role: &Role, users: i64) -> Value {
     })
 }
 
-fn of_token(token: &Token) -> Value {
+fn token_row(token: &Token) -> Value {
     json!({
         "id": token.id,
         "name": token.name,
@@ -382,39 +383,15 @@ fn list(json: bool, rows: &[Value], columns: &[&str]) {
     if json {
         println!("{:#}", Value::from(rows));
     } else {
-        print!("{}", table(rows, columns));
-    }
-}
-
-/// A table for people: one line for each value, its columns as wide as they must be.
-fn table(rows: &[Value], columns: &[&str]) -> String {
-    let head: Vec<String> = columns
-        .iter()
-        .map(|column| column.to_uppercase().replace('_', " "))
-        .collect();
-    let mut lines = vec![head];
-    lines.extend(
-        rows.iter()
-            .map(|row| columns.iter().map(|column| cell(&row[*column])).collect()),
-    );
-    let width = |column: usize| {
-        let cells = lines
+        let head = columns
             .iter()
-            .map(|line: &Vec<String>| line[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let mut table = String::new();
-    for line in &lines {
-        let padded: Vec<String> = line
+            .map(|column| column.to_uppercase().replace('_', " "));
+        let cells = rows
             .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        table.push_str(padded.join("  ").trim_end());
-        table.push('\n');
+            .map(|row| columns.iter().map(|column| cell(&row[*column])).collect());
+        let lines = std::iter::once(head.collect()).chain(cells).collect();
+        print!("{}", table(lines).join(""));
     }
-    table
 }
 
 fn cell(value: &Value) -> String {
@@ -443,14 +420,15 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_as_wide_as_it_must_be() {
-        let rows = [
-            json!({"a": "xyz", "b_c": true}),
-            json!({"a": null, "b_c": ["1", "2"]}),
-        ];
-        assert_eq!(
-            table(&rows, &["a", "b_c"]),
-            "A    B C\nxyz  yes\n-    1,2\n"
-        );
+    fn a_value_reads_as_people_write_it() {
+        for (value, text) in [
+            (json!(null), "-"),
+            (json!([]), "-"),
+            (json!(true), "yes"),
+            (json!(["1", "2"]), "1,2"),
+            (json!(7), "7"),
+        ] {
+            assert_eq!(cell(&value), text);
+        }
     }
 }

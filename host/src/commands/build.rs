@@ -16,8 +16,8 @@ pub struct Built {
     pub library: PathBuf,
     /// Its size.
     pub size_bytes: u64,
-    /// What it says of itself.
-    pub entry: gate::Entry,
+    /// What it says about itself.
+    pub entry: gate::LibraryEntry,
 }
 
 /// Why an extension was not built.
@@ -25,11 +25,11 @@ pub struct Built {
 pub enum BuildError {
     /// The extensions folder cannot be read.
     Unreadable(PathBuf, io::Error),
-    /// The folder holds nothing that is known how to build.
+    /// The folder holds nothing that can be built here.
     NoSource(PathBuf),
     /// The tool cannot be started.
     NoTool(String, io::Error),
-    /// The tool said no; it has printed why.
+    /// The tool failed; it has printed why.
     Failed(PathBuf),
     /// The package makes no shared library.
     NoLibrary(PathBuf),
@@ -113,7 +113,7 @@ pub fn sources(extensions: &Path) -> Result<Vec<PathBuf>, BuildError> {
 }
 
 /// `extension-host build`: builds the folders that are named, or the working directory where it is an extension's, or each
-/// extension in the extensions folder that does. All are tried; an error has been printed.
+/// extension in the extensions folder that has its source. All are tried, and errors are printed.
 ///
 /// # Errors
 /// Where there is nothing to build.
@@ -138,7 +138,7 @@ pub fn run(folders: &[PathBuf], extensions: &Path, json: bool) -> Result<ExitCod
         let row = match build(folder) {
             Ok(built) => {
                 if !json {
-                    println!("{}", built.told(began.elapsed()));
+                    println!("{}", built.sentence(began.elapsed()));
                 }
                 json!({
                     "folder": folder,
@@ -157,11 +157,11 @@ pub fn run(folders: &[PathBuf], extensions: &Path, json: bool) -> Result<ExitCod
         };
         rows.push(row);
     }
-    let is_whole = rows.iter().all(|row| row["error"].is_null());
+    let all_built = rows.iter().all(|row| row["error"].is_null());
     if json {
         println!("{:#}", Value::Array(rows));
     }
-    Ok(if is_whole {
+    Ok(if all_built {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -169,8 +169,8 @@ pub fn run(folders: &[PathBuf], extensions: &Path, json: bool) -> Result<ExitCod
 }
 
 impl Built {
-    fn told(&self, took: Duration) -> String {
-        let gate::Entry {
+    fn sentence(&self, took: Duration) -> String {
+        let gate::LibraryEntry {
             abi_major,
             abi_minor,
             sdk,
@@ -224,7 +224,7 @@ fn cargo(folder: &Path) -> Result<PathBuf, BuildError> {
             "--lib",
             "--message-format=json-render-diagnostics",
         ])
-        // Symbols of the code behind the ABI serve nobody who runs it, and are most of the file.
+        // Symbols of the code behind the ABI are of no use at run time, and are most of the file.
         .args(["--config", "profile.release.strip=\"symbols\""])
         .current_dir(folder)
         .stdin(Stdio::null())
@@ -234,13 +234,16 @@ fn cargo(folder: &Path) -> Result<PathBuf, BuildError> {
     if !output.status.success() {
         return Err(BuildError::Failed(folder.to_owned()));
     }
-    let is_own = |manifest: &str| same_file(Path::new(manifest), &folder.join("Cargo.toml"));
+    let is_this_package =
+        |manifest: &str| same_file(Path::new(manifest), &folder.join("Cargo.toml"));
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| {
             message["reason"] == "compiler-artifact"
-                && message["manifest_path"].as_str().is_some_and(is_own)
+                && message["manifest_path"]
+                    .as_str()
+                    .is_some_and(is_this_package)
         })
         .filter(|message| {
             message["target"]["kind"]
@@ -256,7 +259,7 @@ fn cargo(folder: &Path) -> Result<PathBuf, BuildError> {
         .ok_or_else(|| BuildError::NoLibrary(folder.to_owned()))
 }
 
-/// Lets make build `dist/`, which the Makefile's own rule puts there.
+/// Lets make build the library, which the Makefile's rule puts into `dist/`.
 fn make(folder: &Path) -> Result<PathBuf, BuildError> {
     let status = Command::new("make")
         .current_dir(folder)
@@ -277,8 +280,8 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Copies a file next to its place and renames it into it: whoever looks sees the old one or the new one, whole. What is
-/// there already stays: a host would load it anew for nothing.
+/// Copies a file next to its destination and renames it: a reader sees the old file or the new one, never a part of it. An
+/// equal file is left alone, so that no host reloads it.
 fn install(from: &Path, to: &Path) -> io::Result<()> {
     if fs::read(to).is_ok_and(|there| fs::read(from).is_ok_and(|made| made == there)) {
         return Ok(());
@@ -291,7 +294,7 @@ fn install(from: &Path, to: &Path) -> io::Result<()> {
     let beside = folder.join(hidden);
     let copied = fs::copy(from, &beside).and_then(|_| fs::rename(&beside, to));
     if copied.is_err() {
-        // The copy's own error is the one to tell.
+        // The copy's own error is the one to report.
         let _ = fs::remove_file(&beside);
     }
     copied

@@ -1,12 +1,10 @@
-//! `extension-host demo`: builds the extensions of this checkout, serves them with settings of its own, and says what to try.
+//! `extension-host demo`: builds the extensions of this checkout, serves them with its own settings, and says what to try.
 //!
-//! What it serves and what there is to try is said by the files in `demo/`: this knows of no extension.
+//! The files in `demo/` say what is served and what there is to try: this code knows of no extension.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, fs, io};
-
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::commands::build;
 use crate::config::Config;
@@ -15,8 +13,9 @@ use crate::extension::copies::Copies;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::server::Host;
+use crate::store::random_text;
 
-/// The variables that the demo's extensions see; `${PORT}` is the host's.
+/// The variables that the demo's extensions see; `${PORT}` is filled in.
 const ENV: &str = "demo/demo.env";
 /// What is printed when the host listens; `${URL}` and `${TOKEN}` are filled in.
 const TRY: &str = "demo/try.txt";
@@ -28,8 +27,6 @@ pub enum DemoError {
     NoCheckout,
     /// A file of the checkout cannot be read.
     Unreadable(PathBuf, io::Error),
-    /// The system gives no random numbers.
-    NoRandomness,
     /// No port is free.
     NoPort(io::Error),
 }
@@ -42,7 +39,6 @@ impl fmt::Display for DemoError {
                 "there is no {ENV} here; run the demo in a checkout of extension-host"
             ),
             Self::Unreadable(path, _) => write!(f, "cannot read {}", path.display()),
-            Self::NoRandomness => f.write_str("the system gives no random numbers for a token"),
             Self::NoPort(_) => f.write_str("cannot find a free port"),
         }
     }
@@ -52,7 +48,7 @@ impl std::error::Error for DemoError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unreadable(_, cause) | Self::NoPort(cause) => Some(cause),
-            Self::NoCheckout | Self::NoRandomness => None,
+            Self::NoCheckout => None,
         }
     }
 }
@@ -83,7 +79,7 @@ impl Demo {
         if config.port == 0 {
             config.port = free_port().map_err(DemoError::NoPort)?;
         }
-        let token = token()?;
+        let token = random_text()?;
         config.auth.admin_token = Secret::new(token.clone());
         // For this machine alone: the token is printed on a terminal.
         config.host = "127.0.0.1".to_owned();
@@ -91,13 +87,13 @@ impl Demo {
         let authority = Authority::without_store(&config.auth)?;
         let env = Env::of_file(Path::new(ENV), &[("PORT", &config.port.to_string())])?;
         Ok(Self {
-            host: Host::new(config, env, authority, Copies::passing)?,
+            host: Host::new(config, env, authority, Copies::temporary)?,
             text,
             token,
         })
     }
 
-    /// What there is to try.
+    /// The text that says what there is to try.
     pub fn invitation(&self) -> String {
         let url = format!("http://127.0.0.1:{}", self.host.config.port);
         self.text
@@ -110,16 +106,4 @@ fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
         .local_addr()?
         .port())
-}
-
-/// A token that nobody can guess.
-///
-/// # Errors
-/// Where the system gives no random numbers.
-pub fn token() -> Result<String, DemoError> {
-    let mut bytes = [0; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| DemoError::NoRandomness)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

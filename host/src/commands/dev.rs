@@ -13,10 +13,9 @@ use std::{fmt, fs, io, thread};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::commands::build;
-use crate::commands::check::subject::name_of;
 use crate::config::Config;
 use crate::extension::copies::Copies;
-use crate::extension::discovery::FOLDER_PREFIX;
+use crate::extension::discovery::{FOLDER_PREFIX, folder_name};
 use crate::extension::loader::{self, Scope};
 use crate::extension::registry::{State, ids};
 use crate::identity::Authority;
@@ -29,7 +28,7 @@ use crate::server::Host;
 const SETTLED: Duration = Duration::from_millis(30);
 /// How often sources are looked at where no event comes.
 const EVERY: Duration = Duration::from_secs(2);
-/// Folders beside the source that are made from it, or none of the compiler's business.
+/// Folders beside the source that hold what is built, or what the compiler does not read.
 const NOT_SOURCE: [&str; 3] = ["dist", "target", "node_modules"];
 
 /// Why nothing is served.
@@ -121,12 +120,12 @@ impl Dev {
         }
         let authority = Authority::open(&config)?;
         let mut dev = Self {
-            host: Host::new(config, env, authority, Copies::passing)?,
+            host: Host::new(config, env, authority, Copies::temporary)?,
             sources: sources.into_iter().map(Source::of).collect(),
             _links: links,
         };
         for source in &mut dev.sources {
-            // It has been told, and the next save may cure it.
+            // Err: the cause has been printed, and the next save may cure it.
             let _ = source.build();
         }
         Ok(dev)
@@ -136,9 +135,9 @@ impl Dev {
     pub fn watch(&mut self) {
         let (host, sources) = (self.host.clone(), std::mem::take(&mut self.sources));
         for source in &sources {
-            say(&host, &source.name, None);
+            report(&host, &source.name, None);
         }
-        // Without the thread nothing is built; what is served is served all the same.
+        // Without the thread nothing is built again; the host serves all the same.
         let started = thread::Builder::new()
             .name("dev".to_owned())
             .spawn(move || watch(&host, sources));
@@ -154,7 +153,7 @@ fn serve_only(named: &[PathBuf], config: &mut Config) -> Result<Option<Links>, D
         if !build::has_source(folder) {
             return Err(DevError::NoSource(folder.clone()));
         }
-        if !name_of(folder).starts_with(FOLDER_PREFIX) {
+        if !folder_name(folder).starts_with(FOLDER_PREFIX) {
             return Err(DevError::BadName(folder.clone()));
         }
     }
@@ -176,14 +175,14 @@ struct Links(Scratch);
 
 impl Links {
     fn make(folders: &[PathBuf]) -> Result<Self, DevError> {
-        let scratch =
-            Scratch::passing(scratch::DEV).map_err(|(path, cause)| DevError::Links(path, cause))?;
+        let scratch = Scratch::temporary(scratch::DEV)
+            .map_err(|(path, cause)| DevError::Links(path, cause))?;
         let links = Self(scratch);
         let path = links.0.path();
         let failed = |cause| DevError::Links(path.to_owned(), cause);
         for folder in folders {
             let whole = folder.canonicalize().map_err(failed)?;
-            std::os::unix::fs::symlink(&whole, path.join(name_of(folder))).map_err(failed)?;
+            std::os::unix::fs::symlink(&whole, path.join(folder_name(folder))).map_err(failed)?;
         }
         Ok(links)
     }
@@ -199,7 +198,7 @@ impl Drop for Links {
 impl Source {
     fn of(folder: PathBuf) -> Self {
         Self {
-            name: name_of(&folder),
+            name: folder_name(&folder),
             folder,
             built: Files::new(),
         }
@@ -244,7 +243,7 @@ fn files(folder: &Path) -> Files {
     files
 }
 
-/// What is no source is not worth a build: the manifest, which the host reads itself, and what is for people.
+/// Whether a change of the file is worth a build. The manifest is not: the host reads it itself.
 fn is_source(name: &str) -> bool {
     name != crate::extension::manifest::FILE_NAME
         && !name.ends_with(".md")
@@ -254,7 +253,7 @@ fn is_source(name: &str) -> bool {
 fn watch(host: &Arc<Host>, mut sources: Vec<Source>) {
     let (saved, saves) = mpsc::channel();
     let mut watcher = notify::recommended_watcher(move |_event| {
-        // An error says that nobody listens any more.
+        // Err: the receiver is gone.
         let _ = saved.send(());
     })
     .ok();
@@ -276,17 +275,17 @@ fn watch(host: &Arc<Host>, mut sources: Vec<Source>) {
         for source in sources.iter_mut().filter(|source| is_changed(source)) {
             let saved = settle(source, &saves);
             if source.build().is_ok() {
-                // An error has been logged.
+                // Err: the cause has been logged.
                 let _ = loader::refresh(&host.catalog, &Scope::Changed);
-                say(host, &source.name, Some(saved));
+                report(host, &source.name, Some(saved));
             } else {
-                say(host, &source.name, None);
+                report(host, &source.name, None);
             }
         }
     }
 }
 
-/// Waits until nothing is saved any more, and tells when the last save was.
+/// Waits until nothing is saved any more, and returns when the last save was.
 fn settle(source: &Source, saves: &Receiver<()>) -> Instant {
     let mut before = files(&source.folder);
     let mut saved = Instant::now();
@@ -303,7 +302,7 @@ fn settle(source: &Source, saves: &Receiver<()>) -> Instant {
 
 /// Asks for events of the folder and of those in it that hold source; one that is watched stays so.
 fn listen(watcher: &mut RecommendedWatcher, folder: &Path) {
-    // Where there are none, the folder is looked at now and then.
+    // Err: no events come, and the folder is looked at every few seconds.
     let _ = watcher.watch(folder, RecursiveMode::NonRecursive);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -314,8 +313,8 @@ fn listen(watcher: &mut RecommendedWatcher, folder: &Path) {
     }
 }
 
-/// One line: what is running now, and how long it took from the save.
-fn say(host: &Host, folder: &str, saved: Option<Instant>) {
+/// Prints in one line what is running now, and how long that took from the save.
+fn report(host: &Host, folder: &str, saved: Option<Instant>) {
     let took = saved.map_or_else(String::new, |saved| {
         format!(
             ", {:.2} s after it was saved",

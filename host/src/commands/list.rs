@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::commands::table::table;
 use crate::extension::loader::{self, Scope};
 use crate::server::admin;
 use crate::server::{Host, ServeError};
@@ -25,7 +26,7 @@ pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error:
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
-        print!("{}", table(&rows));
+        print!("{}", lines(&rows));
         for passed in &loaded.passed_over {
             println!("passed over: {} {}", passed.folder, passed.why);
         }
@@ -33,12 +34,14 @@ pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error:
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(rows: &[Value]) -> String {
+/// The table of all endpoints, with the cause below each one that is not served.
+fn lines(rows: &[Value]) -> String {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or("-").to_owned();
-    let mut cells = vec![["ID", "STATE", "VERSION", "FOLDER", "ROUTES"].map(str::to_owned)];
+    let head = ["ID", "STATE", "VERSION", "FOLDER", "ROUTES"].map(str::to_owned);
+    let mut cells = vec![head.to_vec()];
     for row in rows {
         let routes = row["routes"].as_array().map_or(0, Vec::len).to_string();
-        cells.push([
+        cells.push(vec![
             text(row, "id"),
             text(row, "state"),
             text(row, "version"),
@@ -46,29 +49,13 @@ fn table(rows: &[Value]) -> String {
             routes,
         ]);
     }
-    let width = |column: usize| {
-        cells
-            .iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let mut table = String::new();
-    for (line, row) in cells.iter().enumerate() {
-        let padded: Vec<String> = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        table.push_str(padded.join("  ").trim_end());
-        table.push('\n');
-        if let Some(message) = line
-            .checked_sub(1)
-            .and_then(|line| rows[line]["error"]["message"].as_str())
-        {
-            table.push_str(&format!("    {message}\n"));
+    let mut lines = table(cells).into_iter();
+    let mut all = lines.next().unwrap_or_default();
+    for (line, row) in lines.zip(rows) {
+        all.push_str(&line);
+        if let Some(message) = row["error"]["message"].as_str() {
+            all.push_str(&format!("    {message}\n"));
         }
     }
-    table
+    all
 }

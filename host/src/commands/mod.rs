@@ -1,4 +1,4 @@
-//! TODO
+//! What a person starts from the command line: a file for each command, and [`cli`] for the arguments.
 
 pub mod accounts;
 pub mod build;
@@ -8,3 +8,4 @@ pub mod demo;
 pub mod dev;
 pub mod list;
 pub mod new;
+mod table;

@@ -21,7 +21,7 @@ pub enum Lang {
 /// Why there is no new extension.
 #[derive(Debug)]
 pub enum NewError {
-    /// There is no name, and nobody to ask for one.
+    /// No name was given, and there is no terminal to ask on.
     NoName,
     /// A name cannot be an id.
     BadName(String),
@@ -31,7 +31,7 @@ pub enum NewError {
     NoApi,
     /// A file cannot be written.
     Write(PathBuf, io::Error),
-    /// Nobody answers.
+    /// The terminal cannot be read.
     Ask(io::Error),
 }
 
@@ -66,9 +66,9 @@ impl std::error::Error for NewError {
     }
 }
 
-/// What is asked for.
+/// What kind of extension to make.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct NewOptions {
     /// The name, with or without `directus-extension-` before it.
     pub name: Option<String>,
     /// What it is written in.
@@ -79,18 +79,18 @@ pub struct Wish {
     pub api: Option<PathBuf>,
 }
 
-/// Makes the folder, and says what to do next. What is missing is asked for where somebody is there to answer.
+/// Makes the folder, and says what to do next. On a terminal, it asks for what is missing.
 ///
 /// # Errors
 /// Where it cannot be made; nothing that was there before is changed.
-pub fn run(wish: Wish) -> Result<ExitCode, NewError> {
+pub fn run(options: NewOptions) -> Result<ExitCode, NewError> {
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let name = match wish.name {
+    let name = match options.name {
         Some(name) => name,
         None if is_interactive => ask("Name of the extension, under which it is served", "")?,
         None => return Err(NewError::NoName),
     };
-    let lang = match wish.lang {
+    let lang = match options.lang {
         Some(lang) => lang,
         None if is_interactive => match ask("Language, rust or c", "rust")?.as_str() {
             "c" | "C" => Lang::C,
@@ -98,7 +98,12 @@ pub fn run(wish: Wish) -> Result<ExitCode, NewError> {
         },
         None => Lang::Rust,
     };
-    let folder = make(&name, lang, &wish.dir.unwrap_or_else(place), wish.api)?;
+    let folder = make(
+        &name,
+        lang,
+        &options.dir.unwrap_or_else(default_dir),
+        options.api,
+    )?;
     println!("made {}", folder.display());
     println!("\nNext:\n  extension-host dev {}", folder.display());
     println!(
@@ -125,8 +130,8 @@ fn ask(question: &str, default: &str) -> Result<String, NewError> {
     })
 }
 
-/// Where extensions lie: the folder of them, where there is one here, else here.
-fn place() -> PathBuf {
+/// The extensions folder, where the working directory has one, else the working directory.
+fn default_dir() -> PathBuf {
     let extensions = Path::new("extensions");
     if extensions.is_dir() {
         extensions.to_owned()
@@ -163,13 +168,13 @@ pub fn make(name: &str, lang: Lang, dir: &Path, api: Option<PathBuf>) -> Result<
         io::ErrorKind::AlreadyExists => NewError::Exists(folder.clone()),
         _ => NewError::Write(folder.clone(), cause),
     })?;
-    let words = Words::of(id, lang, api);
+    let values = Values::of(id, lang, api);
     for (path, template) in files(lang) {
-        let path = folder.join(words.fill(path));
+        let path = folder.join(values.fill(path));
         let written = path
             .parent()
             .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::write(&path, words.fill(template)));
+            .and_then(|()| fs::write(&path, values.fill(template)));
         written.map_err(|cause| NewError::Write(path.clone(), cause))?;
     }
     Ok(folder)
@@ -218,10 +223,10 @@ fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// What stands in the places of a template.
-struct Words([(&'static str, String); 6]);
+/// The values that are filled into a template.
+struct Values([(&'static str, String); 6]);
 
-impl Words {
+impl Values {
     fn of(id: &str, lang: Lang, api: String) -> Self {
         let snake = id.replace('-', "_");
         let capitals = |word: &str| {
@@ -252,8 +257,8 @@ impl Words {
 
     fn fill(&self, template: &str) -> String {
         let mut text = template.to_owned();
-        for (place, word) in &self.0 {
-            text = text.replace(place, word);
+        for (name, value) in &self.0 {
+            text = text.replace(name, value);
         }
         text
     }
@@ -262,8 +267,8 @@ impl Words {
 /// An id that is a crate's name and a Rust type, too.
 fn is_name(id: &str) -> bool {
     const NAME_BYTES_MAX: usize = 48;
-    // Those would be no type of the author's, or hide what the prelude brings.
-    const TAKEN: [&str; 16] = [
+    // As the name of a type, these would hide one of the SDK's prelude.
+    const PRELUDE: [&str; 16] = [
         "self",
         "context",
         "endpoint",
@@ -286,7 +291,7 @@ fn is_name(id: &str) -> bool {
         && id.bytes().all(|byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_'
         })
-        && !TAKEN.contains(&id)
+        && !PRELUDE.contains(&id)
         && !crate::extension::opened::RESERVED.contains(&id)
 }
 
@@ -302,7 +307,7 @@ fn find_api() -> Option<PathBuf> {
         .find(is_api)
 }
 
-/// The way from one folder to another: with "..", where they lie in one checkout, so that it may be moved as a whole.
+/// The path from one folder to another: with ".." where both lie in one checkout, so that the checkout may be moved.
 fn path_from(from: &Path, to: &Path) -> String {
     let checkout = to.parent().unwrap_or(to);
     let path = match from.strip_prefix(checkout) {

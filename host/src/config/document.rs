@@ -40,7 +40,7 @@ enum Problem {
 }
 
 impl Problem {
-    /// Takes serde's sentence about an unknown field apart: its parts are not available otherwise. A sentence in another
+    /// Parses serde's sentence about an unknown field: its parts are not available otherwise. A sentence in another
     /// form is kept as it is.
     fn from_message(message: &str) -> Problem {
         let message = message.trim_end();

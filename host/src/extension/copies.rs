@@ -1,4 +1,4 @@
-//! Private copies of libraries, and which of those that the host before has left may be used again.
+//! Private copies of libraries, and which copies of the host before this one may be used again.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,12 +13,12 @@ use super::error::Reason;
 use crate::platform::fnv::Fnv;
 use crate::platform::scratch::{self, Scratch};
 
-/// The folder for private copies. Not removed by a drop: threads that an extension has left over keep the host alive.
+/// The folder for private copies. A drop does not remove it: threads that an extension left running keep the host alive.
 pub struct Copies {
     scratch: Scratch,
     /// Whether the next host finds them.
     are_kept: bool,
-    /// What the host before this one has left, by [`whose`] copy it is.
+    /// Copies that the host before this one left, by their [`copy_key`].
     left: Mutex<HashMap<String, PathBuf>>,
     next: AtomicU64,
 }
@@ -28,52 +28,52 @@ impl Copies {
     ///
     /// # Errors
     /// Where the system's folder for temporary files cannot be written.
-    pub fn passing() -> Result<Self, (PathBuf, io::Error)> {
+    pub fn temporary() -> Result<Self, (PathBuf, io::Error)> {
         Ok(Self {
-            scratch: Scratch::passing(scratch::ONCE)?,
+            scratch: Scratch::temporary(scratch::ONCE)?,
             are_kept: false,
             left: Mutex::default(),
             next: AtomicU64::new(1),
         })
     }
 
-    /// Copies that the next host of the same extensions finds, with those that the one before has left: to make each anew is
-    /// most of what a start with many extensions takes, and ext4 makes it slow where many files were deleted in the last
-    /// minutes.
+    /// Copies that the next host of the same extensions finds, with those that the host before this one left: a start with
+    /// many extensions spends most of its time on making copies, and ext4 makes that slow where many files were deleted in
+    /// the last minutes.
     ///
     /// # Errors
     /// Where the system's folder for temporary files cannot be written.
     pub fn kept_for(extensions: &Path) -> Result<Self, (PathBuf, io::Error)> {
-        let mut copies = Self::passing()?;
-        let whole = extensions.canonicalize();
-        let whom = whole.as_deref().unwrap_or(extensions);
-        match copies.scratch.kept_for(whom) {
+        let mut copies = Self::temporary()?;
+        let absolute = extensions.canonicalize();
+        let owner = absolute.as_deref().unwrap_or(extensions);
+        match copies.scratch.kept_for(owner) {
             Ok(kept) => {
                 copies.are_kept = true;
                 copies.scratch = kept;
-                copies.look();
+                copies.find_left();
             }
-            Err(passing) => copies.scratch = passing,
+            Err(temporary) => copies.scratch = temporary,
         }
         Ok(copies)
     }
 
-    /// Sees what is left. Links are not looked at: what they lead to may be no private copy.
-    fn look(&mut self) {
+    /// Finds what is left. Links are skipped: their targets may be no private copies.
+    fn find_left(&mut self) {
         let entries = fs::read_dir(self.scratch.path());
         let numbered = |entry: fs::DirEntry| {
             let name = entry.file_name().into_string().ok()?;
-            let (number, whose) = name.split_once('-')?;
+            let (number, key) = name.split_once('-')?;
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
             let number = number.parse::<u32>().ok().filter(|_| is_file)?;
-            Some((number, whose.to_owned(), entry.path()))
+            Some((number, key.to_owned(), entry.path()))
         };
         let entries = entries.into_iter().flatten().flatten();
         let mut copies: Vec<_> = entries.filter_map(numbered).collect();
         copies.sort();
-        for (number, whose, copy) in copies {
+        for (number, key, copy) in copies {
             self.next = AtomicU64::new(u64::from(number) + 1);
-            if let Some(older) = self.left().insert(whose, copy) {
+            if let Some(older) = self.left().insert(key, copy) {
                 remove(&older);
             }
         }
@@ -86,10 +86,10 @@ impl Copies {
     pub fn of(&self, library: &Path) -> Result<(PathBuf, File), Reason> {
         let unreadable = |error| Reason::unreadable(library, error);
         let mut original = File::open(library).map_err(unreadable)?;
-        let whose = whose(library);
-        let left = self.left().remove(&whose);
+        let key = copy_key(library);
+        let left = self.left().remove(&key);
         if let Some(left) = left {
-            // Where it cannot be read, it is as good as none.
+            // One that cannot be read is of no use.
             if let Ok(Some(copy)) = same(&mut original, &left) {
                 return Ok((left, copy));
             }
@@ -97,13 +97,13 @@ impl Copies {
             original.rewind().map_err(unreadable)?;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = self.scratch.path().join(format!("{number}-{whose}"));
+        let path = self.scratch.path().join(format!("{number}-{key}"));
         let mut made = copied(&mut original, &path);
         if made
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
         {
-            // For which there is a remedy, perhaps.
+            // The copies that are left may be what fills the disk.
             remove(&path);
             self.forget_left();
             original.rewind().map_err(unreadable)?;
@@ -122,15 +122,15 @@ impl Copies {
         }
     }
 
-    /// Removes what the host before has left and this one does not need.
+    /// Removes the copies that the host before this one left and this one did not use.
     pub fn forget_left(&self) {
         self.left().drain().for_each(|(_, left)| remove(&left));
     }
 
-    /// Tidies up: at the end, when nothing is loaded any more. What is mapped stays mapped.
+    /// Cleans up, at the end, when nothing is loaded any more. Libraries that are mapped stay mapped.
     pub fn end(&self) {
         if self.are_kept {
-            // Done only where there is none.
+            // Succeeds only where the folder is empty.
             let _ = fs::remove_dir(self.scratch.path());
         } else {
             self.scratch.remove();
@@ -142,18 +142,18 @@ impl Copies {
     }
 }
 
-/// By what a copy is found again: the library's path, in brief, and its name for people.
-fn whose(library: &Path) -> String {
+/// The part of a copy's name by which it is found again: a hash of the library's path, and the library's name for people.
+fn copy_key(library: &Path) -> String {
     let mut path = Fnv::default();
     path.write(library.as_os_str().as_encoded_bytes());
     let name = library.file_name().unwrap_or_default().to_string_lossy();
     format!("{:016x}-{name}", path.finish())
 }
 
-/// The copy, where it holds the very bytes of the original, and has no other name: some programs make one file of all that
-/// are equal, and the loader makes one library of one file.
+/// The copy, where it holds the bytes of the original and has no other name: deduplicating programs link equal files together,
+/// and the loader takes one file for one library.
 fn same(original: &mut File, copy: &Path) -> io::Result<Option<File>> {
-    /// As much at once as is quickest: two such pieces fit the cache next to the core.
+    /// The quickest size: two such pieces fit the cache next to the core.
     const PIECE_BYTES: usize = 64 << 10;
     let mut copy = File::open(copy)?;
     let about = copy.metadata()?;
@@ -174,7 +174,7 @@ fn same(original: &mut File, copy: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Copies a file into a new one, by the kernel alone where it can; what comes back is open for reading.
+/// Copies a file into a new one, which it returns open for reading. The kernel copies by itself where it can.
 fn copied(from: &mut File, to: &Path) -> io::Result<File> {
     let mut to = File::options()
         .read(true)
@@ -185,7 +185,7 @@ fn copied(from: &mut File, to: &Path) -> io::Result<File> {
     Ok(to)
 }
 
-/// Removes a copy that would only fill the disk. What is mapped stays mapped.
+/// Removes a copy. A library that is mapped from it stays mapped.
 pub fn remove(copy: &Path) {
     // Nothing depends on it.
     let _ = fs::remove_file(copy);

@@ -6,8 +6,8 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::Reason;
-use super::manifest::{self, Manifest, ManifestError};
+use super::error::{ManifestError, Reason};
+use super::manifest::{self, Manifest};
 
 /// What the name of an extension's folder begins with.
 pub const FOLDER_PREFIX: &str = "directus-extension-";
@@ -17,7 +17,7 @@ pub const FOLDER_PREFIX: &str = "directus-extension-";
 pub struct Discovery {
     /// The extensions, sorted by name, none of them looked into: see [`examine`].
     pub folders: Vec<Folder>,
-    /// What looks like one by its name and is none, sorted.
+    /// Entries with the name of an extension that are none, sorted.
     pub passed_over: Vec<PassedOver>,
 }
 
@@ -97,6 +97,15 @@ pub fn examine(folder: &Path) -> Result<Discovered, Reason> {
     Ok(Discovered { manifest, library })
 }
 
+/// The name of an extension's folder, also where the path is "." or ends with a slash.
+pub fn folder_name(folder: &Path) -> String {
+    let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    absolute
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
 fn passed_over(entry: &DirEntry) -> Option<&'static str> {
     if entry.file_name().to_str().is_none() {
         return Some("its name is not UTF-8");
@@ -126,12 +135,14 @@ fn read_manifest(path: &Path) -> Result<Manifest, Reason> {
     };
     let unreadable = |error| Reason::unreadable(path, error);
     let metadata = fs::metadata(path).map_err(unreadable)?;
-    // Reading a pipe would wait until somebody writes into it. Of a folder, the system says what it is.
+    // Reading a pipe would block until something is written to it. Reading a folder fails with the system's own words.
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(unreadable(io::Error::other("it is a device or pipe")));
     }
     if metadata.len() > manifest::FILE_BYTES_MAX {
-        return Err(bad(ManifestError::TooLarge));
+        return Err(bad(ManifestError::TooLarge {
+            bytes_max: manifest::FILE_BYTES_MAX,
+        }));
     }
     let bytes = fs::read(path).map_err(unreadable)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| bad(ManifestError::NotText))?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use super::manifest::ManifestError;
+use crate::config::document::DocumentError;
 
 /// An extension that is not served, and why.
 #[derive(Debug)]
@@ -499,6 +499,64 @@ impl std::error::Error for Reason {
         }
     }
 }
+
+/// What is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestError {
+    /// It is no TOML, or has a field or value that is not understood.
+    Document(DocumentError),
+    /// `library` is not the name of a file.
+    LibraryPath(String),
+    /// A variable cannot have this name.
+    VariableName(String),
+    /// A variable is declared twice.
+    VariableTwice(String),
+    /// `fetch.allow` names a variable that is not declared.
+    AllowUndeclared(String),
+    /// `concurrency_max` is 0.
+    NoConcurrency,
+    /// It is larger than any manifest should be.
+    TooLarge {
+        /// The largest size, in bytes.
+        bytes_max: u64,
+    },
+    /// It is not UTF-8.
+    NotText,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ManifestError::Document(error) => error.fmt(f),
+            ManifestError::LibraryPath(name) => {
+                write!(f, "library = {name:?} is not the name of a file in dist")
+            }
+            ManifestError::VariableName(name) => {
+                write!(
+                    f,
+                    "{name:?} under [env] is not the name of a variable; use letters, digits and _"
+                )
+            }
+            ManifestError::VariableTwice(name) => write!(
+                f,
+                "variable {name} is declared twice under [env]; remove one of them"
+            ),
+            ManifestError::AllowUndeclared(name) => {
+                write!(
+                    f,
+                    "\"${name}\" under [fetch] is not declared; add {name:?} to required or optional under [env]"
+                )
+            }
+            ManifestError::NoConcurrency => {
+                f.write_str("concurrency_max = 0 would refuse every request; set it to 1 or more")
+            }
+            ManifestError::TooLarge { bytes_max } => write!(f, "larger than {bytes_max} bytes"),
+            ManifestError::NotText => f.write_str("not UTF-8"),
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
 
 /// How long an id may be: it is part of every URL and log line.
 pub const ID_BYTES_MAX: usize = 64;

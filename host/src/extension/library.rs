@@ -66,7 +66,7 @@ pub struct Loaded {
     /// The hooks; what the library did not know is absent.
     pub entry: ext_entry,
     /// What the gate read from the file.
-    pub about: gate::Entry,
+    pub about: gate::LibraryEntry,
     /// The file that the operator knows.
     pub library: PathBuf,
     /// The private copy.
@@ -78,7 +78,7 @@ pub struct Checked {
     /// The file that the operator knows.
     library: PathBuf,
     copy: Option<PathBuf>,
-    about: Option<gate::Entry>,
+    about: Option<gate::LibraryEntry>,
 }
 
 impl Checked {
@@ -119,7 +119,7 @@ impl Drop for Checked {
     }
 }
 
-fn open(library: &Path, copy: PathBuf, about: gate::Entry) -> Result<Loaded, Reason> {
+fn open(library: &Path, copy: PathBuf, about: gate::LibraryEntry) -> Result<Loaded, Reason> {
     let failed = |cause: libloading::Error| {
         // What the loader said stands in the source alone.
         let said = std::error::Error::source(&cause).map_or(cause.to_string(), ToString::to_string);

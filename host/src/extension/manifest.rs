@@ -1,14 +1,12 @@
-//! What an extension says about itself in `extension.toml`: its name, and what it may read, reach and use up.
+//! What an extension declares in `extension.toml`: its name, the variables it reads, the origins it calls, its limits.
 
-use std::fmt;
-
-use actix_http::Uri;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-use super::error::Reason;
-use crate::config::document::{self, DocumentError};
+use super::error::{ManifestError, Reason};
+use crate::config::document;
 use crate::platform::env::Env;
+use crate::upstream::origin::Origin;
 
 /// The file's name.
 pub const FILE_NAME: &str = "extension.toml";
@@ -31,7 +29,7 @@ pub struct Manifest {
     pub description: String,
     /// The file name of its library in `dist`; absent: the one that is there.
     pub library: Option<String>,
-    /// A variable that switches it on: without it, or with one that says no, the extension is loaded by nobody.
+    /// A variable that switches it on: if it is not set, or set to "false", "0", "off" or "no", the extension is not loaded.
     pub enabled_by: Option<String>,
     /// The variables that it may read.
     pub env: Variables,
@@ -208,58 +206,6 @@ impl AllowedOrigins {
     }
 }
 
-/// Scheme, host and port: what a URL begins with.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// Whether the scheme is https rather than http.
-    pub https: bool,
-    /// The host, in lower case; an IPv6 address in brackets.
-    pub host: String,
-    /// The port, the scheme's own one included.
-    pub port: u16,
-}
-
-impl Origin {
-    /// The origin of an http or https URL without a user; its path and query are passed over.
-    pub fn of_url(url: &str) -> Option<Origin> {
-        Origin::of_uri(&url.trim().parse().ok()?)
-    }
-
-    /// The origin of an http or https URL without a user.
-    pub fn of_uri(uri: &Uri) -> Option<Origin> {
-        let https = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        let authority = uri.authority()?;
-        let host = authority.host();
-        let rest = authority.as_str().strip_prefix(host)?;
-        let port = match rest.strip_prefix(':') {
-            Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-            None if rest.is_empty() && https => 443,
-            None if rest.is_empty() => 80,
-            None => return None,
-        };
-        (!host.is_empty()).then(|| Origin {
-            https,
-            host: host.to_ascii_lowercase(),
-            port,
-        })
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.https, self.port) {
-            (true, 443) => write!(f, "https://{}", self.host),
-            (true, port) => write!(f, "https://{}:{port}", self.host),
-            (false, 80) => write!(f, "http://{}", self.host),
-            (false, port) => write!(f, "http://{}:{port}", self.host),
-        }
-    }
-}
-
 impl<'de> Deserialize<'de> for Allow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Allow, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -304,61 +250,6 @@ fn is_variable(name: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
-
-/// What is wrong with a manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ManifestError {
-    /// It is no TOML, or has a field or value that is not understood.
-    Document(DocumentError),
-    /// `library` is not the name of a file.
-    LibraryPath(String),
-    /// A variable cannot have this name.
-    VariableName(String),
-    /// A variable is declared twice.
-    VariableTwice(String),
-    /// `fetch.allow` names a variable that is not declared.
-    AllowUndeclared(String),
-    /// `concurrency_max` is 0.
-    NoConcurrency,
-    /// It is larger than any manifest should be.
-    TooLarge,
-    /// It is not UTF-8.
-    NotText,
-}
-
-impl fmt::Display for ManifestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ManifestError::Document(error) => error.fmt(f),
-            ManifestError::LibraryPath(name) => {
-                write!(f, "library = {name:?} is not the name of a file in dist")
-            }
-            ManifestError::VariableName(name) => {
-                write!(
-                    f,
-                    "{name:?} under [env] is not the name of a variable; use letters, digits and _"
-                )
-            }
-            ManifestError::VariableTwice(name) => write!(
-                f,
-                "variable {name} is declared twice under [env]; remove one of them"
-            ),
-            ManifestError::AllowUndeclared(name) => {
-                write!(
-                    f,
-                    "\"${name}\" under [fetch] is not declared; add {name:?} to required or optional under [env]"
-                )
-            }
-            ManifestError::NoConcurrency => {
-                f.write_str("concurrency_max = 0 would refuse every request; set it to 1 or more")
-            }
-            ManifestError::TooLarge => write!(f, "larger than {FILE_BYTES_MAX} bytes"),
-            ManifestError::NotText => f.write_str("not UTF-8"),
-        }
-    }
-}
-
-impl std::error::Error for ManifestError {}
 
 #[cfg(test)]
 mod tests {

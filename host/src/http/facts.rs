@@ -7,9 +7,9 @@ use super::token_parameter::{holds_token, may_hold_token};
 
 /// What a request says of itself.
 #[derive(Clone, Copy, Default)]
-pub struct Noted {
+pub struct RequestFacts {
     /// What stands in its headers, whatever its path and body.
-    pub said: Said,
+    pub headers: HeaderFacts,
     /// A parameter of the query may be a token's.
     pub may_hold_token: bool,
     /// There is an `Upgrade`, and a body.
@@ -20,7 +20,7 @@ pub struct Noted {
 
 /// What of a credential may stand in a request's headers.
 #[derive(Clone, Copy, Default)]
-pub struct Said {
+pub struct HeaderFacts {
     /// There is an `Authorization`.
     pub has_authorization: bool,
     /// A `Cookie` may be one of Directus's.
@@ -29,16 +29,16 @@ pub struct Said {
     pub has_telling_referer: bool,
 }
 
-impl Noted {
+impl RequestFacts {
     /// Whether a token may stand somewhere. Without one, the caller is anonymous.
     pub fn may_show_credential(&self) -> bool {
-        self.said.may_show_credential() || self.may_hold_token
+        self.headers.may_show_credential() || self.may_hold_token
     }
 
     /// Looks everything up.
     pub fn of(headers: &HeaderMap, query: Option<&str>, has_body: bool) -> Self {
         Self {
-            said: Said::of(headers),
+            headers: HeaderFacts::of(headers),
             may_hold_token: query.is_some_and(may_hold_token),
             has_upgrade: has_body && headers.contains_key(header::UPGRADE),
             content_length: if has_body {
@@ -50,7 +50,7 @@ impl Noted {
     }
 }
 
-impl Said {
+impl HeaderFacts {
     fn may_show_credential(&self) -> bool {
         self.has_authorization | self.may_hold_our_cookie
     }
@@ -102,9 +102,9 @@ mod tests {
 
     #[test]
     fn what_is_there_is_seen_and_nothing_else() {
-        let none = Noted::of(&HeaderMap::new(), None, true);
-        assert!(!none.said.has_authorization && !none.said.may_hold_our_cookie);
-        assert!(!none.said.has_telling_referer && none.content_length.is_none());
+        let none = RequestFacts::of(&HeaderMap::new(), None, true);
+        assert!(!none.headers.has_authorization && !none.headers.may_hold_our_cookie);
+        assert!(!none.headers.has_telling_referer && none.content_length.is_none());
         let lines = [
             (header::AUTHORIZATION, "x"),
             (header::COOKIE, "a=b; directus_session_token=x"),
@@ -114,10 +114,10 @@ mod tests {
         ];
         let lines = lines.map(|(name, value)| (name, HeaderValue::from_static(value)));
         let query = Some("a=b&%61ccess_token=x");
-        let noted = Noted::of(&lines.into_iter().collect(), query, true);
-        assert!(noted.said.has_authorization && noted.said.may_hold_our_cookie);
-        assert!(noted.said.has_telling_referer);
-        assert!(noted.has_upgrade && noted.may_hold_token);
-        assert_eq!(noted.content_length, Some(17));
+        let facts = RequestFacts::of(&lines.into_iter().collect(), query, true);
+        assert!(facts.headers.has_authorization && facts.headers.may_hold_our_cookie);
+        assert!(facts.headers.has_telling_referer);
+        assert!(facts.has_upgrade && facts.may_hold_token);
+        assert_eq!(facts.content_length, Some(17));
     }
 }

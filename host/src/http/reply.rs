@@ -2,12 +2,10 @@
 
 use actix_http::header::{self, HeaderName, HeaderValue};
 use actix_http::{Response, StatusCode};
-use bytes::Bytes;
 use serde::Serialize;
 
 use super::body::Body;
 use super::request_id::RequestId;
-use crate::identity::{AuthError, CLEAR_SESSION_COOKIE};
 
 /// Names the request. An upstream's own id is passed on as it is, like all of its headers.
 #[inline(never)]
@@ -169,29 +167,6 @@ fn code_of(status: StatusCode) -> &'static str {
         402..500 => "BAD_REQUEST",
         _ => "INTERNAL_SERVER_ERROR",
     }
-}
-
-/// The answer to a credential that is not good.
-#[cold]
-pub fn unauthorized(error: &AuthError) -> Response<Body> {
-    let status = StatusCode::from_u16(error.refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-    let mut response = Response::with_body(
-        status,
-        Body::Bytes(Bytes::from_static(error.refusal.body().as_bytes())),
-    );
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    if error.clear_cookie {
-        response.headers_mut().insert(
-            header::SET_COOKIE,
-            HeaderValue::from_static(CLEAR_SESSION_COOKIE),
-        );
-    }
-    response
 }
 
 /// An error in Directus's shape.

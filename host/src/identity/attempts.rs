@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::digest;
-use super::source::Digest;
+use super::digest::{Digest, digest};
 
 /// How long a failure counts.
 const WINDOW: Duration = Duration::from_secs(300);

@@ -1,4 +1,4 @@
-//! Answers that are still good. What a look-up of a token costs once it is known: a hash, a read lock and a copy.
+//! The cache of what is known about tokens. A look-up of a cached token costs a hash, a read lock and a copy.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::source::{Digest, Known};
-use super::{Accountability, Refusal};
+use super::answers::Denial;
+use super::digest::Digest;
+use super::known::Known;
+use super::who::Accountability;
 
 /// How many tokens are remembered. Each takes some 500 bytes; one more makes room by forgetting those beside it.
 const TOKENS_MAX: usize = 8_192;
@@ -18,10 +20,10 @@ const SHARDS: usize = 16;
 /// after which a revoked token must be useless everywhere.
 pub const UNVERIFIED_MAX: Duration = Duration::from_millis(4_000);
 
-/// What was answered about a token.
-pub type Outcome = Result<Known, Refusal>;
+/// The outcome of a look-up.
+pub type Outcome = Result<Known, Denial>;
 
-struct Entry {
+struct CachedOutcome {
     outcome: Outcome,
     since_ms: u64,
     until_ms: u64,
@@ -45,13 +47,13 @@ impl Hasher for FirstBytes {
     }
 }
 
-type Shard = HashMap<Digest, Entry, BuildHasherDefault<FirstBytes>>;
+type Shard = HashMap<Digest, CachedOutcome, BuildHasherDefault<FirstBytes>>;
 
 /// Answers, by the digests of tokens. Shared by all workers.
 pub struct Cache {
     shards: [RwLock<Shard>; SHARDS],
     began: Instant,
-    /// Counts how often everything was forgotten: an answer that was under way then is not kept.
+    /// Counts how often the cache was emptied: a look-up that was in flight then is not kept.
     generation: AtomicU64,
     /// When the store was last known to be as it was when these answers were given.
     verified_ms: AtomicU64,
@@ -90,7 +92,7 @@ impl Cache {
         ip: Option<IpAddr>,
         now: SystemTime,
         follows_store: bool,
-    ) -> Option<Result<Arc<Accountability>, Refusal>> {
+    ) -> Option<Result<Arc<Accountability>, Denial>> {
         let shard = self.shard(digest).read();
         let shard = shard.unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(digest)?;
@@ -103,7 +105,7 @@ impl Cache {
             return None;
         }
         match &entry.outcome {
-            Err(refusal) => Some(Err(*refusal)),
+            Err(denial) => Some(Err(*denial)),
             Ok(known) => {
                 let is_over = known.expires.is_some_and(|expires| expires <= seconds(now));
                 let is_elsewhere = known.only.is_some() && known.only != ip;
@@ -133,7 +135,7 @@ impl Cache {
             }
             self.count.fetch_sub(full - shard.len(), Ordering::Relaxed);
         }
-        let entry = Entry {
+        let entry = CachedOutcome {
             outcome,
             since_ms: now_ms,
             until_ms: now_ms + keep.as_millis() as u64,
@@ -143,7 +145,7 @@ impl Cache {
         }
     }
 
-    /// Forgets everything, and what is under way.
+    /// Empties the cache, and does not keep the look-ups in flight.
     pub fn forget(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
@@ -154,7 +156,7 @@ impl Cache {
     }
 
     /// Compares the store's mark with the one that the answers belong to, and forgets them where it is another. Looked at
-    /// once in a millisecond: it costs a system call, and nobody can tell a change from one that came a millisecond later.
+    /// once in a millisecond: it costs a system call, and a client cannot tell a change from one a millisecond later.
     pub fn follow(&self, mark: impl FnOnce() -> u64) {
         let now_ms = self.now_ms();
         if self.marked_ms.swap(now_ms, Ordering::AcqRel) == now_ms {
@@ -209,7 +211,7 @@ mod tests {
         })
     }
 
-    fn find(cache: &Cache, digest: u8) -> Option<Result<Arc<Accountability>, Refusal>> {
+    fn find(cache: &Cache, digest: u8) -> Option<Result<Arc<Accountability>, Denial>> {
         cache.find(&[digest; 32], None, SystemTime::now(), false)
     }
 

@@ -7,13 +7,13 @@ use std::borrow::Cow;
 
 use actix_http::header::{self, HeaderMap};
 
-use super::{AuthError, Refusal};
-use crate::http::facts::{Noted, may_be_directus};
+use super::answers::{AuthError, Denial};
+use crate::http::facts::{RequestFacts, may_be_directus};
 use crate::http::token_parameter::{Parameter, decode, token_parameter};
 
 /// The cookie that holds a session's token.
 pub const SESSION_COOKIE: &str = "directus_session_token";
-/// The cookie that holds a refresh token: of no use here, and nobody else's business either.
+/// The cookie that holds a refresh token: not a credential for routes, and hidden from extensions.
 pub const REFRESH_COOKIE: &str = "directus_refresh_token";
 
 /// How long a token may be. Directus's own are below 1 KiB; a longer one is refused before it costs anything.
@@ -22,19 +22,29 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// A token that a request holds, not yet known to be good.
 pub struct Credential<'a> {
     /// Where it stood.
-    pub place: Place,
+    pub source: CredentialSource,
     token: Cow<'a, [u8]>,
 }
 
 /// Where a token stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum CredentialSource {
     /// In the `Authorization` header.
     Header,
     /// In the query.
     Query,
     /// In the session cookie.
     Cookie,
+}
+
+impl CredentialSource {
+    /// The error for a token that stood there.
+    pub fn error(self, denial: Denial) -> AuthError {
+        AuthError {
+            denial,
+            clear_cookie: self == CredentialSource::Cookie && denial.is_final(),
+        }
+    }
 }
 
 impl Credential<'_> {
@@ -50,40 +60,40 @@ impl Credential<'_> {
 /// Where there are several, or one that cannot be one.
 pub fn presented<'a>(
     headers: &'a HeaderMap,
-    noted: &Noted,
+    facts: &RequestFacts,
     query: Option<&'a str>,
 ) -> Result<Option<Credential<'a>>, AuthError> {
-    let query = query.filter(|_| noted.may_hold_token);
+    let query = query.filter(|_| facts.may_hold_token);
     let query = query.map_or(Queried::Nothing, in_query);
-    let in_header = if noted.said.has_authorization {
+    let in_header = if facts.headers.has_authorization {
         in_header(headers)
     } else {
         None
     };
     if let Some(token) = in_header {
         return match query {
-            Queried::Nothing => checked(Place::Header, Cow::Borrowed(token)),
-            Queried::Token(_) | Queried::Compound => Err(Refusal::SeveralTokens.into()),
+            Queried::Nothing => checked(CredentialSource::Header, Cow::Borrowed(token)),
+            Queried::Token(_) | Queried::Compound => Err(Denial::SeveralTokens.into()),
         };
     }
     match query {
-        Queried::Token(token) => checked(Place::Query, token),
-        Queried::Compound => Err(Refusal::InvalidCredentials.into()),
-        Queried::Nothing if !noted.said.may_hold_our_cookie => Ok(None),
+        Queried::Token(token) => checked(CredentialSource::Query, token),
+        Queried::Compound => Err(Denial::InvalidCredentials.into()),
+        Queried::Nothing if !facts.headers.may_hold_our_cookie => Ok(None),
         Queried::Nothing => {
-            in_cookie(headers).map_or(Ok(None), |token| checked(Place::Cookie, token))
+            in_cookie(headers).map_or(Ok(None), |token| checked(CredentialSource::Cookie, token))
         }
     }
 }
 
-fn checked<'a>(place: Place, token: Cow<'a, [u8]>) -> Result<Option<Credential<'a>>, AuthError> {
+fn checked<'a>(
+    source: CredentialSource,
+    token: Cow<'a, [u8]>,
+) -> Result<Option<Credential<'a>>, AuthError> {
     if token.len() > TOKEN_BYTES_MAX {
-        return Err(AuthError {
-            refusal: Refusal::InvalidCredentials,
-            clear_cookie: place == Place::Cookie,
-        });
+        return Err(source.error(Denial::InvalidCredentials));
     }
-    Ok(Some(Credential { place, token }))
+    Ok(Some(Credential { source, token }))
 }
 
 /// Exactly two words with one space between them, the first being "Bearer" in any case; of several headers, the first.

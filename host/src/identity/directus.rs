@@ -1,5 +1,5 @@
-//! The source of identity that is a Directus over HTTP: a token is shown to the one that may have issued it, and to nobody
-//! else, in the one header that is made for it.
+//! The source of identity that is a Directus over HTTP: it receives a token that it may have issued, in the `Authorization`
+//! header, and no other server does.
 //!
 //! Three questions: `/users/me` says who, `/roles/me` which roles, `/policies/me/globals` what these allow (since Directus 11
 //! a right belongs to a policy and is on no user or role).
@@ -14,14 +14,17 @@ use actix_http::Method;
 use actix_http::header::{self, HeaderValue};
 use serde_json::Value;
 
+use super::answers::Denial;
+use super::error::IdentityError;
 use super::jwt::Signed;
-use super::source::{Answering, Asked, Known, Source, Unavailable, Verdict};
-use super::{Accountability, IdentityError, Refusal};
+use super::known::Known;
+use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
+use super::who::Accountability;
 use crate::config;
 use crate::platform::log;
 use crate::upstream::{Base, Call, Limits, OutgoingBody, Upstream};
 
-/// How long an answer may be. Those that are asked for are below 1 KiB for all but the users of very many roles.
+/// The largest answer. The answers to these calls are below 1 KiB, except for users with very many roles.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// A Directus, asked over HTTP.
@@ -45,14 +48,18 @@ impl Directus {
         })
     }
 
-    async fn who(&self, asked: &Asked, upstream: &Rc<Upstream>) -> Result<Verdict, Problem> {
-        let Some(bearer) = bearer(&asked.token) else {
+    async fn who(
+        &self,
+        query: &IdentityQuery,
+        upstream: &Rc<Upstream>,
+    ) -> Result<Verdict, Problem> {
+        let Some(bearer) = bearer(&query.token) else {
             return Ok(Verdict::Unknown);
         };
-        let get = |target| self.get(upstream, target, &bearer, asked.ip);
+        let get = |target| self.get(upstream, target, &bearer, query.ip);
         let user = match get("/users/me?fields=id,role.id,role.name").await? {
             (200, user) => user,
-            (401 | 403, error) => return Ok(Verdict::Refused(refusal(&error))),
+            (401 | 403, error) => return Ok(Verdict::Denied(denial(&error))),
             (status, _) => return Err(Problem::Status("/users/me", status)),
         };
         let Some(id) = text(&user["data"]["id"]) else {
@@ -75,10 +82,10 @@ impl Directus {
             ..Accountability::default()
         };
         read_roles(&mut who, &user["data"]["role"], &roles["data"]);
-        if let Signed::Good(claimed) = &asked.signed {
+        if let Signed::Good(claimed) = &query.signed {
             who.session.clone_from(&claimed.who.session);
         }
-        let expires = match &asked.signed {
+        let expires = match &query.signed {
             Signed::Good(claimed) => Some(claimed.expires),
             _ => None,
         };
@@ -86,7 +93,7 @@ impl Directus {
             who: who.into(),
             expires,
             // A policy there may count for some addresses alone.
-            only: asked.ip,
+            only: query.ip,
             keep: self.keep,
             ..Known::default()
         }))
@@ -135,13 +142,13 @@ impl Directus {
 }
 
 impl Source for Arc<Directus> {
-    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
+    fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
             // What another host signed is no token of a Directus, whichever secret they share.
-            let Some(upstream) = asked.upstream.clone() else {
+            let Some(upstream) = query.upstream.clone() else {
                 return Err(Unavailable);
             };
-            let answer = actix_rt::time::timeout(self.timeout, self.who(asked, &upstream));
+            let answer = actix_rt::time::timeout(self.timeout, self.who(query, &upstream));
             let problem = match answer.await {
                 Ok(Ok(verdict)) => return Ok(verdict),
                 Ok(Err(problem)) => problem.to_string(),
@@ -188,12 +195,12 @@ fn bearer(token: &[u8]) -> Option<HeaderValue> {
 }
 
 /// What a Directus says is wrong with a token.
-fn refusal(error: &Value) -> Refusal {
+fn denial(error: &Value) -> Denial {
     match error["errors"][0]["extensions"]["code"].as_str() {
-        Some("TOKEN_EXPIRED") => Refusal::TokenExpired,
-        Some("INVALID_TOKEN") => Refusal::InvalidToken,
-        Some("INVALID_IP") => Refusal::InvalidIp,
-        _ => Refusal::InvalidCredentials,
+        Some("TOKEN_EXPIRED") => Denial::TokenExpired,
+        Some("INVALID_TOKEN") => Denial::InvalidToken,
+        Some("INVALID_IP") => Denial::InvalidIp,
+        _ => Denial::InvalidCredentials,
     }
 }
 
@@ -214,10 +221,10 @@ fn read_roles(who: &mut Accountability, role: &Value, roles: &Value) {
     };
     add(role);
     roles.as_array().into_iter().flatten().for_each(&mut add);
-    let own = text(&role["id"]).or_else(|| text(role));
+    let role_of_user = text(&role["id"]).or_else(|| text(role));
     // The one role that a user who cannot read it has must be it.
     let only = || (who.roles.len() == 1).then(|| who.roles[0].clone());
-    who.role = own.or_else(only);
+    who.role = role_of_user.or_else(only);
 }
 
 fn text(value: &Value) -> Option<Arc<str>> {

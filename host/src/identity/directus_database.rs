@@ -1,4 +1,4 @@
-//! The source of identity that is a Directus's own database, SQLite or PostgreSQL, only read: static tokens, sessions,
+//! The source of identity that is the database of a Directus, SQLite or PostgreSQL, read-only: static tokens, sessions,
 //! roles and, since Directus 11, policies.
 
 use std::sync::Arc;
@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
+use super::answers::Denial;
+use super::error::IdentityError;
 use super::jwt::{Claimed, Signed};
-use super::source::{Answering, Asked, Grant, Known, Source, Unavailable, Verdict};
-use super::{Accountability, IdentityError, Refusal};
+use super::known::{Grant, Known};
+use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
+use super::who::Accountability;
 use crate::config;
 use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::store::users::can_be_kept;
-use crate::store::{Db, Place, Store, StoreError};
+use crate::store::{DatabaseUrl, Db, Store, StoreError};
 
 /// How far up a tree of roles is followed; a ring in it ends there.
 const ROLES_MAX: usize = 32;
@@ -31,13 +34,13 @@ impl DirectusDatabase {
     /// # Errors
     /// Where it cannot be opened, or they are not.
     pub fn open(url: &str, settings: &config::Directus) -> Result<Self, IdentityError> {
-        let place = Place::parse(url)?;
-        let store = Store::open_to_read(&place)?;
+        let url = DatabaseUrl::parse(url)?;
+        let store = Store::open_to_read(&url)?;
         store
             .block_on(|db| async move { look(&db).await })
             .map_err(|cause| {
                 IdentityError::Store(StoreError::Open {
-                    place: format!("{place} of a Directus 11 or later"),
+                    database: format!("{url} of a Directus 11 or later"),
                     cause: Box::new(cause),
                 })
             })?;
@@ -47,10 +50,10 @@ impl DirectusDatabase {
         })
     }
 
-    async fn verdict(&self, asked: &Asked) -> Result<Verdict, StoreError> {
-        let (user, claimed) = match &asked.signed {
+    async fn verdict(&self, query: &IdentityQuery) -> Result<Verdict, StoreError> {
+        let (user, claimed) = match &query.signed {
             Signed::No => {
-                let Ok(token) = String::from_utf8(asked.token.clone()) else {
+                let Ok(token) = String::from_utf8(query.token.clone()) else {
                     return Ok(Verdict::Unknown);
                 };
                 let owner = self
@@ -66,7 +69,7 @@ impl DirectusDatabase {
                 match found.await? {
                     Some(user) => (Some(user), Some(claimed)),
                     // Signed, but the user is gone, or the session has ended.
-                    None => return Ok(Verdict::Refused(Refusal::InvalidCredentials)),
+                    None => return Ok(Verdict::Denied(Denial::InvalidCredentials)),
                 }
             }
             Signed::Good(_) | Signed::Bad { .. } => (None, None),
@@ -119,9 +122,9 @@ impl DirectusDatabase {
 }
 
 impl Source for DirectusDatabase {
-    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
+    fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
-            self.verdict(asked).await.map_err(|cause| {
+            self.verdict(query).await.map_err(|cause| {
                 log::error(
                     "the Directus's database cannot tell who asks",
                     &[("cause", &error_chain(&cause))],
@@ -134,7 +137,7 @@ impl Source for DirectusDatabase {
 
 struct User {
     id: String,
-    /// Ids and names: the user's own, then those above it.
+    /// Ids and names: the user's role, then those above it.
     roles: Vec<(String, String)>,
     policies: Vec<Policy>,
 }
@@ -253,8 +256,8 @@ async fn with_rights(db: &Db, id: String, role: Option<String>) -> Result<User, 
         user.roles.push((role, row.try_get(0)?));
         next = row.try_get(1)?;
     }
-    let own = user.id.clone();
-    policies(db, &policy_query("\"user\""), &own, &mut user.policies).await?;
+    let id = user.id.clone();
+    policies(db, &policy_query("\"user\""), &id, &mut user.policies).await?;
     Ok(user)
 }
 

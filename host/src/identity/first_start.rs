@@ -1,12 +1,12 @@
-//! What an opened store is asked for before the host serves: the secret, the first administrator, and whom ADMIN_TOKEN
-//! stands for.
+//! What is read from the store, or put into an empty one, before the host serves: the secret, the first administrator, and the
+//! user that ADMIN_TOKEN stands for.
 
+use super::known::Known;
 use super::local_users;
-use super::source::Known;
 use crate::config;
 use crate::platform::log;
 use crate::store::start::{Created, Wanted};
-use crate::store::{Place, Store, StoreError};
+use crate::store::{DatabaseUrl, Store, StoreError};
 
 /// What was found or made.
 pub struct Opened {
@@ -20,7 +20,11 @@ pub struct Opened {
 ///
 /// # Errors
 /// Where the store does not answer, or ADMIN_EMAIL or ADMIN_PASSWORD is none.
-pub fn prepare(store: &Store, auth: &config::Auth, place: &Place) -> Result<Opened, StoreError> {
+pub fn prepare(
+    store: &Store,
+    auth: &config::Auth,
+    url: &DatabaseUrl,
+) -> Result<Opened, StoreError> {
     let wanted = Wanted {
         email: Some(auth.admin_email.clone()).filter(|email| !email.is_empty()),
         password: auth.admin_password.reveal().map(str::to_owned),
@@ -31,7 +35,7 @@ pub fn prepare(store: &Store, auth: &config::Auth, place: &Place) -> Result<Open
     {
         log::info(
             "first start: an administrator was created",
-            &[("email", &created.email), ("store", place)],
+            &[("email", &created.email), ("store", url)],
         );
         print(&created);
     }
@@ -42,7 +46,7 @@ pub fn prepare(store: &Store, auth: &config::Auth, place: &Place) -> Result<Open
             if is_new {
                 log::warn(
                     "SECRET is not set: one was generated and is kept in the store; several hosts, or a host beside a Directus, need a shared one",
-                    &[("store", place)],
+                    &[("store", url)],
                 );
             }
             secret

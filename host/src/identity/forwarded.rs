@@ -1,4 +1,4 @@
-//! Where a request comes from: the peer, or whom a trusted proxy names.
+//! The address that a request comes from: the peer's, or the one that a trusted proxy names.
 
 use std::net::{IpAddr, SocketAddr};
 

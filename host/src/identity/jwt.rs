@@ -1,8 +1,7 @@
 //! The source of identity for tokens that a Directus, or this host, signed with SECRET: JWTs with HS256, as Directus
 //! makes them: `{id, role, app_access, admin_access, session?, iat, exp, iss: "directus"}`.
 //!
-//! Nothing of a token is believed before its signature is checked; its issuer is only looked at to tell which answer a bad
-//! one gets. Beyond what Directus demands, `exp` must be there and no other algorithm than HS256 counts.
+//! No claim of a token is believed before its signature is checked; its issuer only decides which answer a bad token gets. Beyond what Directus demands, `exp` must be there and no other algorithm than HS256 counts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,8 +14,9 @@ use ring::hmac;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::source::Known;
-use super::{Accountability, Refusal};
+use super::answers::Denial;
+use super::known::Known;
+use super::who::Accountability;
 
 /// Checks tokens against the secret.
 #[derive(Debug)]
@@ -49,18 +49,18 @@ impl Verifier {
         // A critical extension must be understood (RFC 7515, 4.1.11); none is.
         let is_understood = matches!(&header.alg, Claim::Text(algorithm) if algorithm == "HS256")
             && matches!(header.crit, Claim::Missing);
-        let bad = |refusal, may_be_anothers| Signed::Bad {
-            refusal,
+        let bad = |denial, may_be_anothers| Signed::Bad {
+            denial,
             may_be_anothers,
         };
         Some(if !is_understood {
-            bad(Refusal::InvalidToken, false)
+            bad(Denial::InvalidToken, false)
         } else if !self.is_ours(&parts) {
-            bad(Refusal::InvalidToken, true)
+            bad(Denial::InvalidToken, true)
         } else {
             match claims.believe(now) {
                 Ok(claimed) => Signed::Good(claimed),
-                Err(refusal) => bad(refusal, false),
+                Err(denial) => bad(denial, false),
             }
         })
     }
@@ -99,13 +99,13 @@ impl Verifier {
 /// What a token says about itself.
 #[derive(Debug)]
 pub enum Signed {
-    /// Nothing: it does not look like a JWT of a Directus, and is another source's affair.
+    /// Nothing: it does not look like a JWT of a Directus; other sources may know it.
     No,
-    /// It is such a JWT, and no good here.
+    /// It is such a JWT, and not good here.
     Bad {
         /// Why.
-        refusal: Refusal,
-        /// It might be good where another secret is known.
+        denial: Denial,
+        /// Another secret might verify it.
         may_be_anothers: bool,
     },
     /// It was signed with our secret and has not expired.
@@ -119,13 +119,13 @@ pub struct Claimed {
     pub who: Accountability,
     /// When the token was made, in seconds since 1970.
     pub issued: Option<f64>,
-    /// When it ends.
+    /// When it expires.
     pub expires: f64,
     /// Whether a host signed it, and no Directus.
     pub is_by_host: bool,
 }
 
-/// Who signed a token, where it was a host: Directus has no such claim, and passes over it.
+/// The value of the claim `by` in tokens that a host signed. Directus does not know the claim, and ignores it.
 const HOST: &str = "extension-host";
 
 /// The claims of a token that is signed here; a Directus understands them.
@@ -163,7 +163,7 @@ impl<'a> Parts<'a> {
         let mut parts = token.splitn(3, |byte| *byte == b'.');
         let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
         let signed = &token[..header.len() + 1 + payload.len()];
-        // A bad signature is a bad JWT; a fourth part makes it none.
+        // With a bad signature it is a bad JWT; with a fourth part it is not a JWT at all.
         let well_formed = signature
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -210,21 +210,21 @@ struct Claims<'a> {
 
 impl Claims<'_> {
     /// Reads claims whose signature is good.
-    fn believe(&self, now: SystemTime) -> Result<Claimed, Refusal> {
+    fn believe(&self, now: SystemTime) -> Result<Claimed, Denial> {
         let seconds = seconds(now);
         match self.nbf {
             Claim::Missing => {}
             Claim::Number(not_before) if not_before <= seconds => {}
-            _ => return Err(Refusal::InvalidToken),
+            _ => return Err(Denial::InvalidToken),
         }
         let expires = match self.exp {
             Claim::Number(expires) if seconds < expires => expires,
-            Claim::Number(_) => return Err(Refusal::TokenExpired),
-            _ => return Err(Refusal::InvalidToken),
+            Claim::Number(_) => return Err(Denial::TokenExpired),
+            _ => return Err(Denial::InvalidToken),
         };
         // Directus always writes these three.
         if matches!(self.role, Claim::Missing) {
-            return Err(Refusal::InvalidToken);
+            return Err(Denial::InvalidToken);
         }
         let (admin, app) = (self.admin_access.flag()?, self.app_access.flag()?);
         let (role, session) = (self.role.text()?, self.session.text()?);
@@ -267,21 +267,21 @@ enum Claim<'a> {
 
 impl Claim<'_> {
     /// Directus writes `true` or 1, depending on its database.
-    fn flag(&self) -> Result<bool, Refusal> {
+    fn flag(&self) -> Result<bool, Denial> {
         match self {
             Claim::Flag(flag) => Ok(*flag),
             Claim::Number(number) => Ok(*number == 1.0),
             Claim::Null => Ok(false),
-            Claim::Missing | Claim::Text(_) | Claim::Other => Err(Refusal::InvalidToken),
+            Claim::Missing | Claim::Text(_) | Claim::Other => Err(Denial::InvalidToken),
         }
     }
 
-    fn text(&self) -> Result<Option<Arc<str>>, Refusal> {
+    fn text(&self) -> Result<Option<Arc<str>>, Denial> {
         match self {
             Claim::Missing | Claim::Null => Ok(None),
             Claim::Text(text) if text.is_empty() => Ok(None),
             Claim::Text(text) => Ok(Some(Arc::from(text.as_ref()))),
-            Claim::Flag(_) | Claim::Number(_) | Claim::Other => Err(Refusal::InvalidToken),
+            Claim::Flag(_) | Claim::Number(_) | Claim::Other => Err(Denial::InvalidToken),
         }
     }
 }

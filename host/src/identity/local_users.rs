@@ -4,37 +4,39 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::answers::Denial;
 use super::cache::{Cache, UNVERIFIED_MAX};
 use super::jwt::{Claimed, Signed};
-use super::source::{Answering, Asked, KEEP, Known, Source, Unavailable, Verdict};
-use super::{Accountability, Refusal};
+use super::known::{KEEP, Known};
+use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
+use super::who::Accountability;
 use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::store::users::User;
 use crate::store::{Store, StoreError, digest_of, hex, seconds};
 
-/// How often hosts that have cached an answer look whether the store has changed.
+/// How often a host with cached answers polls the store for changes.
 const POLL: Duration = Duration::from_secs(2);
-/// Every how many looks the last uses of tokens are written down.
+/// After how many polls the last uses of tokens are written to the store.
 const WRITE_USES_EVERY: u32 = 15;
-/// How many uses wait to be written down; more are not noted.
+/// How many uses wait to be written to the store; more are dropped.
 const USES_MAX: usize = 10_000;
 /// Tokens of the store are 32 bytes in base64url: others are not looked up.
 const TOKEN_LENGTH: usize = 43;
 
 /// The host's own users.
-pub struct Own {
+pub struct LocalUsers {
     store: Store,
     uses: Arc<Mutex<HashMap<String, i64>>>,
 }
 
-impl Own {
+impl LocalUsers {
     /// Takes the store for a source, and keeps the cache in line with it from now on.
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub fn new(store: Store, cache: &Arc<Cache>) -> Result<Own, StoreError> {
+    pub fn new(store: Store, cache: &Arc<Cache>) -> Result<LocalUsers, StoreError> {
         let uses = Arc::default();
         let epoch = store.block_on(|db| async move { db.epoch().await })?;
         store.keep_running(follow(
@@ -43,11 +45,11 @@ impl Own {
             Arc::clone(&uses),
             epoch,
         ));
-        Ok(Own { store, uses })
+        Ok(LocalUsers { store, uses })
     }
 
-    async fn by_token(&self, asked: &Asked) -> Result<Verdict, StoreError> {
-        let digest = hex(&asked.digest);
+    async fn by_token(&self, query: &IdentityQuery) -> Result<Verdict, StoreError> {
+        let digest = hex(&query.digest);
         let owner = self
             .store
             .run(|db| async move { db.owner_of(&digest).await })
@@ -55,9 +57,9 @@ impl Own {
         let Some(owner) = owner else {
             return Ok(Verdict::Unknown);
         };
-        let now = seconds(asked.now);
+        let now = seconds(query.now);
         if !owner.user.is_active() || owner.expires.is_some_and(|expires| expires <= now) {
-            return Ok(Verdict::Refused(Refusal::InvalidCredentials));
+            return Ok(Verdict::Denied(Denial::InvalidCredentials));
         }
         self.note_use(owner.token, now);
         Ok(Verdict::Known(Known {
@@ -90,7 +92,7 @@ impl Own {
         };
         let is_outdated = claimed.issued.unwrap_or(0.0) < user.tokens_since as f64;
         if !user.is_active() || !is_in_session || is_outdated {
-            return Ok(Verdict::Refused(Refusal::InvalidCredentials));
+            return Ok(Verdict::Denied(Denial::InvalidCredentials));
         }
         let mut known = known(&user);
         Arc::make_mut(&mut known.who)
@@ -108,11 +110,11 @@ impl Own {
     }
 }
 
-impl Source for Own {
-    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
+impl Source for LocalUsers {
+    fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
-            let answer = match &asked.signed {
-                Signed::No if asked.token.len() == TOKEN_LENGTH => self.by_token(asked).await,
+            let answer = match &query.signed {
+                Signed::No if query.token.len() == TOKEN_LENGTH => self.by_token(query).await,
                 Signed::Good(claimed) => self.by_claims(claimed).await,
                 Signed::No | Signed::Bad { .. } => Ok(Verdict::Unknown),
             };
@@ -143,7 +145,7 @@ pub fn known(user: &User) -> Known {
         who.app = role.app_access;
         let ranges = role.ip_ranges.iter();
         from = ranges.filter_map(|range| Network::parse(range)).collect();
-        // A range that cannot be read lets nobody in: 0.0.0.0/32 is nobody's address.
+        // If no range can be read, no request is let in: 0.0.0.0/32 is no client's address.
         if from.len() < role.ip_ranges.len() && from.is_empty() {
             from.extend(Network::parse("0.0.0.0/32"));
         }
@@ -156,25 +158,25 @@ pub fn known(user: &User) -> Known {
     }
 }
 
-/// Looks at the store's count of changes for as long as there is something cached, and writes down when tokens were used.
+/// Polls the store's count of changes while the cache holds anything, and writes the last uses of tokens to the store.
 async fn follow(
     db: crate::store::Db,
     cache: std::sync::Weak<Cache>,
     uses: Arc<Mutex<HashMap<String, i64>>>,
     mut epoch: i64,
 ) {
-    let mut turn = 0_u32;
+    let mut round = 0_u32;
     let mut is_lost = false;
     loop {
         tokio::time::sleep(POLL).await;
         let Some(cache) = cache.upgrade() else { return };
-        turn = turn.wrapping_add(1);
-        if turn.is_multiple_of(WRITE_USES_EVERY) {
+        round = round.wrapping_add(1);
+        if round.is_multiple_of(WRITE_USES_EVERY) {
             let uses: Vec<_> = {
                 let mut uses = uses.lock().unwrap_or_else(PoisonError::into_inner);
                 uses.drain().collect()
             };
-            // Lost where the store is away: nothing depends on it.
+            // Lost if the store does not answer: nothing depends on it.
             if !uses.is_empty() && db.note_uses(uses).await.is_err() {
                 log::debug("the last uses of tokens were not written down", &[]);
             }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use actix_http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::credential::{REFRESH_COOKIE, SESSION_COOKIE, cookie};
-use crate::http::facts::Said;
+use crate::http::facts::HeaderFacts;
 use crate::http::token_parameter::{holds_token, token_parameter};
 
 /// Removes every `access_token` from the query of a URL (path and query, as sent), in whatever way its name is encoded,
@@ -40,16 +40,16 @@ pub fn redact_url(url: &str) -> Cow<'_, str> {
 
 /// Removes `Authorization` (but for the scheme Basic, where `keep_basic` says so: it is never a credential of this host),
 /// Directus's cookies, and a `Referer` that holds a token.
-pub fn redact_headers(headers: &mut HeaderMap, said: &Said, keep_basic: bool) {
-    if said.has_authorization {
+pub fn redact_headers(headers: &mut HeaderMap, facts: &HeaderFacts, keep_basic: bool) {
+    if facts.has_authorization {
         filter(headers, header::AUTHORIZATION, |value| {
             (keep_basic && is_basic(value)).then_some(Cow::Borrowed(value))
         });
     }
-    if said.may_hold_our_cookie && headers.get_all(header::COOKIE).any(holds_ours) {
+    if facts.may_hold_our_cookie && headers.get_all(header::COOKIE).any(holds_ours) {
         filter(headers, header::COOKIE, redact_cookies);
     }
-    if said.has_telling_referer {
+    if facts.has_telling_referer {
         filter(headers, header::REFERER, |value| {
             (!holds_token(value)).then_some(Cow::Borrowed(value))
         });
@@ -132,8 +132,8 @@ mod tests {
 
     fn redacted(lines: &[(&'static str, &'static str)], keep_basic: bool) -> Vec<(String, String)> {
         let mut headers = headers(lines);
-        let said = Said::of(&headers);
-        redact_headers(&mut headers, &said, keep_basic);
+        let facts = HeaderFacts::of(&headers);
+        redact_headers(&mut headers, &facts, keep_basic);
         let mut left: Vec<_> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))

@@ -1,22 +1,23 @@
-//! The source of identity for users that nobody here knows, but whose token was signed with SECRET: those of a Directus
-//! beside the host. What the token says is believed until it expires.
+//! The source of identity for users that no other source knows, but whose token was signed with SECRET: those of a Directus
+//! beside the host. The token's claims are believed until it expires.
 
-use super::Refusal;
+use super::answers::Denial;
 use super::jwt::Signed;
-use super::source::{Answering, Asked, KEEP, Known, Source, Verdict};
+use super::known::{KEEP, Known};
+use super::source::{IdentityQuery, Source, Verdict, VerdictFuture};
 
-/// Believes what is signed.
-pub struct BySecret {
-    /// Whether there is a store, which knows every user for whom a host has signed.
+/// Believes signed tokens.
+pub struct SignedTokens {
+    /// Whether there is a store: it knows every user for whom a host has signed a token.
     pub has_store: bool,
 }
 
-impl Source for BySecret {
-    fn ask<'a>(&'a self, asked: &'a Asked) -> Answering<'a> {
-        let verdict = match &asked.signed {
+impl Source for SignedTokens {
+    fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
+        let verdict = match &query.signed {
             // The store would know this user, if there still were one.
             Signed::Good(claimed) if claimed.is_by_host && self.has_store => {
-                Verdict::Refused(Refusal::InvalidCredentials)
+                Verdict::Denied(Denial::InvalidCredentials)
             }
             Signed::Good(claimed) => Verdict::Known(Known {
                 who: claimed.who.clone().into(),
@@ -24,7 +25,7 @@ impl Source for BySecret {
                 keep: KEEP,
                 ..Known::default()
             }),
-            Signed::Bad { refusal, .. } => Verdict::Refused(*refusal),
+            Signed::Bad { denial, .. } => Verdict::Denied(*denial),
             Signed::No => Verdict::Unknown,
         };
         Box::pin(std::future::ready(Ok(verdict)))

@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// A table by name.
 pub type FnvMap<V> = HashMap<Box<str>, V, BuildHasherDefault<Fnv>>;
 
-/// FNV-1a: for a name of a few bytes a tenth of what std's hasher costs. Whoever asks for a name cannot add one, so that nobody
-/// outside can make two fall together.
+/// FNV-1a: for a name of a few bytes a tenth of what std's hasher costs. Clients cannot add
+/// names, so they cannot cause collisions.
 #[derive(Clone)]
 pub struct Fnv(u64);
 

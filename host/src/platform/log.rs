@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 pub enum Level {
     /// Only a threshold: nothing is written.
     Silent = 0,
-    /// Something failed and somebody should look.
+    /// Something failed, and the operator should look into it.
     Error = 1,
     /// Something is not as it should be, and the host goes on.
     Warn = 2,
@@ -59,7 +59,7 @@ pub fn init(level: Level, style: Style) {
     LEVEL.store(level as u8, Ordering::Relaxed);
     STYLE.store(style as u8, Ordering::Relaxed);
     COLOUR.store(colour, Ordering::Relaxed);
-    // An error says that a logger is set, which is then this one: `init` may be called again with other settings.
+    // Err: a logger is set already, which is this one: `init` may be called again with other settings.
     let _ = ::log::set_logger(&FACADE);
     ::log::set_max_level(match level {
         Level::Silent => ::log::LevelFilter::Off,
@@ -120,7 +120,7 @@ fn write(level: Level, sentence: &dyn Display, fields: &[Field<'_>]) {
                 COLOUR.load(Ordering::Relaxed),
             ),
         }
-        // Nobody is left to be told that stderr is closed.
+        // Err: stderr is closed, and there is nowhere else to report that.
         let _ = std::io::stderr().write_all(line.as_bytes());
         // One huge line must not keep its memory for the life of the thread.
         line.shrink_to(LINE_BYTES_KEPT);

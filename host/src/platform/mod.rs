@@ -1,4 +1,4 @@
-//! TODO
+//! What the host needs of the system it runs on, and knows nothing of extensions or HTTP.
 
 pub mod env;
 pub mod error_chain;

@@ -1,5 +1,5 @@
-//! Folders in the system's folder for temporary files. Each is locked for as long as the process that uses it lives, so that
-//! what one that was killed has left can be told from what is in use.
+//! Folders in the system's folder for temporary files. A process locks its folder for as long as it lives, so that a folder
+//! that a killed process left can be told from one in use.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, DirBuilder, File, Metadata};
@@ -10,35 +10,36 @@ use std::path::{Path, PathBuf};
 
 use crate::platform::fnv::Fnv;
 
-/// What the name of each begins with; a word and sixteen hexadecimal digits follow.
+/// Each name begins with this; a word and sixteen hexadecimal digits follow.
 const PREFIX: &str = "extension-host";
-/// The word for one that the next process takes over.
+/// The word for a folder that the next process takes over.
 const KEPT: &str = "copies";
-/// The word for copies of libraries that nobody needs afterwards.
+/// The word for copies of libraries that nobody needs when the process has ended.
 pub const ONCE: &str = "once";
 /// The word for links to extensions that are developed.
 pub const DEV: &str = "dev";
 /// The word for the socket of a check: short, for a socket's path has a hundred bytes.
 pub const CHECK: &str = "c";
-/// Of which nobody needs what is left.
-const PASSING: [&str; 3] = [ONCE, DEV, CHECK];
-/// Nobody else may put anything there.
+/// Folders with these words are of no use when their process has ended.
+const TEMPORARY: [&str; 3] = [ONCE, DEV, CHECK];
+/// Only the owner may read and write.
 const MODE: u32 = 0o700;
 
-/// A folder of this process. It is not removed by a drop.
+/// A folder of this process. A drop does not remove it.
 pub struct Scratch {
     path: PathBuf,
-    /// Goes with the process, however that ends. `None` where the file system has no locks: nobody finds it left, either.
+    /// The system releases it with the process, however that ends. `None`: the file system has no locks, and nobody will take
+    /// the folder over.
     _lock: Option<File>,
 }
 
 impl Scratch {
-    /// Makes a folder for a purpose, one of the words above, and removes those that processes of this user have left.
+    /// Makes a folder for a purpose, one of the words above, and removes those that ended processes of this user left.
     ///
     /// # Errors
     /// Where the system's folder for temporary files cannot be written.
-    pub fn passing(word: &str) -> Result<Self, (PathBuf, io::Error)> {
-        /// How often somebody else may come between the two steps: whoever tidies up does so once.
+    pub fn temporary(word: &str) -> Result<Self, (PathBuf, io::Error)> {
+        /// How often another process may remove the folder between the two steps: each does so once, at its start.
         const ATTEMPTS_MAX: u32 = 8;
         let mut attempts = 0;
         loop {
@@ -48,7 +49,7 @@ impl Scratch {
             match made.and_then(|()| lock(&path)) {
                 Ok(_lock) => {
                     let scratch = Self { path, _lock };
-                    scratch.tidy();
+                    scratch.remove_stale();
                     return Ok(scratch);
                 }
                 Err(_) if path.parent().is_some_and(Path::exists) && attempts < ATTEMPTS_MAX => {}
@@ -57,20 +58,21 @@ impl Scratch {
         }
     }
 
-    /// In its place, the folder that the process before this one has left for `whom`, or a new one that the next one finds.
+    /// Replaces it by the folder that the process before this one left for the same `owner`, or by a new one that the next
+    /// process finds.
     ///
     /// # Errors
-    /// Gives itself back where there can be none, as where another process uses that folder. Whoever has left it must have
-    /// been the same user, and nobody else may have access: its content is trusted.
-    pub fn kept_for(self, whom: &Path) -> Result<Self, Self> {
+    /// Gives itself back where that cannot be, for instance because another process uses that folder. The folder must belong to
+    /// this user, and nobody else may have access: its content is trusted.
+    pub fn kept_for(self, owner: &Path) -> Result<Self, Self> {
         let Ok(own) = fs::metadata(&self.path) else {
             return Err(self);
         };
-        let mut owner = Fnv::default();
-        owner.write_u32(own.uid());
-        owner.write(whom.as_os_str().as_encoded_bytes());
-        let path = named(KEPT, owner.finish());
-        // An error says that it is there already, or the next step finds out what is the matter.
+        let mut key = Fnv::default();
+        key.write_u32(own.uid());
+        key.write(owner.as_os_str().as_encoded_bytes());
+        let path = named(KEPT, key.finish());
+        // Err: it exists already, or the next step fails, too.
         let _ = DirBuilder::new().mode(MODE).create(&path);
         let Some(lock) = taken(&path, &own) else {
             return Err(self);
@@ -85,14 +87,14 @@ impl Scratch {
         &self.path
     }
 
-    /// Removes it with all that is in it. What is mapped from there stays mapped.
+    /// Removes it with its content. Libraries that are mapped from there stay mapped.
     pub fn remove(&self) {
         // Nothing depends on it; the next process tries again.
         let _ = fs::remove_dir_all(&self.path);
     }
 
-    /// Removes what others have left that nobody needs.
-    fn tidy(&self) {
+    /// Removes temporary folders whose processes have ended.
+    fn remove_stale(&self) {
         let Ok(own) = fs::metadata(&self.path) else {
             return;
         };
@@ -101,10 +103,10 @@ impl Scratch {
             let path = entry.path();
             // Until it is removed, nobody else can take it.
             let taken = Some(&path)
-                .filter(|path| is_passing(path))
+                .filter(|path| is_temporary(path))
                 .and_then(|path| taken(path, &own));
             if taken.is_some() {
-                // As above.
+                // Nothing depends on it; the next process tries again.
                 let _ = fs::remove_dir_all(&path);
             }
         }
@@ -115,25 +117,25 @@ fn named(word: &str, unique: u64) -> PathBuf {
     std::env::temp_dir().join(format!("{PREFIX}-{word}-{unique:016x}"))
 }
 
-fn is_passing(path: &Path) -> bool {
+fn is_temporary(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let rest = name.and_then(|name| name.strip_prefix(PREFIX)?.strip_prefix('-'));
     rest.and_then(|rest| rest.split_once('-'))
         .is_some_and(|(word, unique)| {
             let is_unique =
                 unique.len() == 16 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
-            is_unique && PASSING.contains(&word)
+            is_unique && TEMPORARY.contains(&word)
         })
 }
 
-/// Takes a folder that somebody has left; `None` where it is in use, or not this user's alone. `own` is about a folder that
-/// this process has made beside it.
+/// Locks a folder whose process has ended; `None`: it is in use, or others have access to it. `own` is the metadata of a folder
+/// that this process made beside it.
 fn taken(path: &Path, own: &Metadata) -> Option<File> {
-    // Of the link, where it is one: it may lead anywhere.
+    // Not of a link's target, which may be anywhere.
     let about = fs::symlink_metadata(path).ok()?;
     let is_ours = about.is_dir()
         && about.uid() == own.uid()
-        // What another user has mounted there can say of itself what it likes.
+        // Another user's mount could claim any owner and mode.
         && about.dev() == own.dev()
         && about.mode() & 0o777 == MODE;
     is_ours.then(|| lock(path))?.ok()?
@@ -142,7 +144,7 @@ fn taken(path: &Path, own: &Metadata) -> Option<File> {
 /// Locks a folder; `None` where the file system has no locks.
 ///
 /// # Errors
-/// Where it cannot be opened, another has locked it, or somebody has removed it meanwhile.
+/// Where it cannot be opened, another process has locked it, or it has been removed meanwhile.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let folder = File::open(path)?;
     match folder.try_lock() {

@@ -219,7 +219,7 @@ pub struct Breach {
 }
 
 static WATCHING: AtomicBool = AtomicBool::new(false);
-static NOTED: Mutex<Vec<Breach>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<Breach>> = Mutex::new(Vec::new());
 /// Where buffers are that the extension was given and has not released.
 static GIVEN: Mutex<Option<HashSet<usize>>> = Mutex::new(None);
 
@@ -245,15 +245,15 @@ pub fn note(rule: Rule, how: impl FnOnce() -> String) {
 fn keep(rule: Rule, how: String) {
     /// A breach in a loop says nothing new.
     const KEPT_MAX: usize = 10_000;
-    let mut noted = lock(&NOTED);
-    if noted.len() < KEPT_MAX {
-        noted.push(Breach { rule, how });
+    let mut kept = lock(&KEPT);
+    if kept.len() < KEPT_MAX {
+        kept.push(Breach { rule, how });
     }
 }
 
 /// What was noted since the last time.
 pub fn take() -> Vec<Breach> {
-    std::mem::take(&mut lock(&NOTED))
+    std::mem::take(&mut lock(&KEPT))
 }
 
 /// Notes that a buffer was given.

@@ -22,9 +22,10 @@ use crate::extension::loaded::Extension;
 use crate::extension::routes::{Found, Route, RouteData};
 use crate::http::body::{self, Body};
 use crate::http::client_connection::InHand;
-use crate::http::facts::Noted;
+use crate::http::facts::RequestFacts;
 use crate::http::reply::{self, Refusal, refuse};
 use crate::http::request_id::RequestId;
+use crate::identity::answers::unauthorized;
 use crate::identity::{self, Accountability, Identified, redact};
 use crate::runtime::ffi_out;
 use crate::runtime::in_flight::Closed;
@@ -39,7 +40,7 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
     let ip = connection.peer().address().ip();
     let info = RequestInfo {
         id: worker.requests.next_id(),
-        noted: Noted::of(headers, request.uri().query(), has_body),
+        facts: RequestFacts::of(headers, request.uri().query(), has_body),
         ip: worker.host.authority.forwarded(headers, ip),
         connection,
     };
@@ -58,7 +59,7 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
 
 /// Finds out who asks for what, and has it handled.
 fn handle(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
-    if info.noted.may_show_credential() {
+    if info.facts.may_show_credential() {
         return handle_shown(worker, request, info);
     }
     handle_as(worker, request, info, None)
@@ -70,7 +71,7 @@ fn handle_shown(worker: &'static ServerWorker, request: Request, info: RequestIn
     let peer = info.connection.peer().address().ip();
     let identified = worker.host.authority.identify(
         &request.head().headers,
-        &info.noted,
+        &info.facts,
         request.uri().query(),
         Some(info.ip.unwrap_or(peer)),
         SystemTime::now,
@@ -78,7 +79,7 @@ fn handle_shown(worker: &'static ServerWorker, request: Request, info: RequestIn
     );
     match identified {
         Identified::Now(Ok(who)) => handle_as(worker, request, info, Some(who)),
-        Identified::Now(Err(error)) => State::own(reply::unauthorized(&error)),
+        Identified::Now(Err(error)) => State::own(unauthorized(&error)),
         Identified::Later(answer) => handle_later(worker, request, info, answer),
     }
 }
@@ -89,12 +90,12 @@ fn handle_later(
     worker: &'static ServerWorker,
     request: Request,
     info: RequestInfo,
-    answer: identity::Answer,
+    answer: identity::IdentityLookup,
 ) -> State {
     State::Later(Box::pin(async move {
         match answer.await {
             Ok(who) => handle_as(worker, request, info, Some(who)),
-            Err(error) => State::own(reply::unauthorized(&error)),
+            Err(error) => State::own(unauthorized(&error)),
         }
     }))
 }
@@ -108,7 +109,7 @@ fn handle_as(
 ) -> State {
     let target = below_mount(request.uri(), 0);
     let path = &target[..path_len(request.uri(), target)];
-    let (mount_id, url) = below(target, path, info.noted.may_hold_token);
+    let (mount_id, url) = below(target, path, info.facts.may_hold_token);
     let registry = worker.host.catalog.registry.load();
     let Some(mount) = registry.find(mount_id) else {
         cold_path();
@@ -128,7 +129,7 @@ fn handle_as(
         other => return no_route(&request, path, other),
     };
     let extension = &mount.extension;
-    let declared = info.noted.content_length;
+    let declared = info.facts.content_length;
     if declared.is_some_and(|length| length > extension.body_bytes_max) {
         cold_path();
         return State::own(refuse(&Refusal::ContentTooLarge));
@@ -149,9 +150,9 @@ fn handle_as(
     if let Some(values) = values {
         note_params(slot.params(), route, &values);
     }
-    if info.noted.said.may_need_redaction() {
+    if info.facts.headers.may_need_redaction() {
         let keep_basic = extension.context.basic_auth;
-        redact::redact_headers(request.headers_mut(), &info.noted.said, keep_basic);
+        redact::redact_headers(request.headers_mut(), &info.facts.headers, keep_basic);
     }
     let client = request::open(
         slot,

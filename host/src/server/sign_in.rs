@@ -13,11 +13,12 @@ use crate::boundary::request::{Incoming, below_mount};
 use crate::config;
 use crate::http::body::Body;
 use crate::http::reply::{self, Refusal, json_with, refuse};
+use crate::identity::answers::unauthorized;
 use crate::identity::attempts::Wait;
 use crate::identity::credential::{self, REFRESH_COOKIE, SESSION_COOKIE};
 use crate::identity::jwt::Signed;
 use crate::identity::local_users::known;
-use crate::identity::{Accountability, AuthError, Authority, Refusal as Denied};
+use crate::identity::{Accountability, AuthError, Authority, Denial as Denied};
 use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::server::admin;
@@ -172,7 +173,7 @@ impl Desk<'_> {
 
     /// Checks a password off the event loop, and not more at once than there are turns.
     async fn check(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
-        let turn = self.authority.turns().acquire();
+        let turn = self.authority.password_permits().acquire();
         let turn = actix_rt::time::timeout(TURN_TIMEOUT, turn).await;
         let Ok(Ok(_turn)) = turn else {
             return Err(Problem::Denied(Denied::Unavailable));
@@ -489,9 +490,9 @@ impl From<StoreError> for Problem {
 
 impl Problem {
     fn answer(self) -> Response<Body> {
-        let denied = |refusal, clear_cookie| {
-            reply::unauthorized(&AuthError {
-                refusal,
+        let denied = |denial, clear_cookie| {
+            unauthorized(&AuthError {
+                denial,
                 clear_cookie,
             })
         };

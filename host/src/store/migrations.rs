@@ -3,7 +3,9 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{Db, StoreError, seconds_now};
+use super::db::Db;
+use super::error::StoreError;
+use super::values::seconds_now;
 
 /// Every step there ever was, in order. One that has been released is never changed: a new one is added.
 const STEPS: [&str; 1] = [include_str!("migrations/0001_identity.sql")];
@@ -11,7 +13,7 @@ const STEPS: [&str; 1] = [include_str!("migrations/0001_identity.sql")];
 /// Takes the steps that the database has not seen yet.
 pub async fn run(db: &Db) -> Result<(), StoreError> {
     let mut change = db.begin().await?;
-    if db.is_postgres {
+    if db.is_postgres() {
         // Two hosts that start at once: the second one waits here, and then finds nothing left to do.
         sqlx::query("SELECT 1 FROM (SELECT pg_advisory_xact_lock(7268105731)) AS locked")
             .execute(&mut *change)

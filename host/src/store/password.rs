@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params, PasswordHasher as _, PasswordVerifier as _};
 
-use super::{StoreError, random};
+use super::error::StoreError;
+use super::values::random;
 
 /// How long a password may be. Longer ones are no safer, and cost time to hash.
 pub const BYTES_MAX: usize = 1024;

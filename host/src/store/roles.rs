@@ -4,7 +4,9 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::{Db, StoreError, count_change, new_id, seconds_now, taken};
+use super::db::{Db, count_change};
+use super::error::{StoreError, taken};
+use super::values::{new_id, seconds_now};
 use crate::config::values::Network;
 
 /// How long a name may be.

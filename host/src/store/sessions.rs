@@ -1,12 +1,14 @@
-//! Sessions: a sign-in and the refresh tokens that follow from it, of which only the newest counts. One that is used again
-//! is in wrong hands, and ends the whole session.
+//! Sessions: a sign-in and the refresh tokens that follow from it, of which only the newest counts. A token that is used
+//! again is in the wrong hands, and ends the whole session.
 
 use sqlx::Row as _;
 
+use super::db::{Db, count_change};
+use super::error::StoreError;
 use super::users::User;
-use super::{Db, StoreError, count_change, new_id, seconds_now};
+use super::values::{new_id, seconds_now};
 
-/// How long a session's cookie is still understood after it was exchanged: for requests that were under way, seconds.
+/// How long a session's cookie is still understood after it was exchanged: for requests that were in flight, in seconds.
 const GRACE: i64 = 10;
 
 /// What became of a refresh token.
@@ -16,7 +18,7 @@ pub enum Refreshed {
     Renewed(User),
     /// It had been exchanged before: its session has been ended.
     Reused,
-    /// There is no such token, or no more.
+    /// There is no such token, or its session has ended.
     Unknown,
 }
 
@@ -116,7 +118,7 @@ impl Db {
         }
     }
 
-    /// Ends the session of a refresh token, whichever of the session's it is; tells whether there was one.
+    /// Ends the session of a refresh token, whichever of the session's it is; returns whether there was one.
     pub async fn end_session(&self, digest: String) -> Result<bool, StoreError> {
         let mut change = self.begin().await?;
         let done = sqlx::query(

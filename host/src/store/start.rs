@@ -1,7 +1,10 @@
 //! What an empty store is filled with: an administrator, and what tokens are signed with.
 
+use super::db::Db;
+use super::error::StoreError;
 use super::roles::Role;
-use super::{Db, StoreError, new_id, password, random_text, roles, tokens, users};
+use super::values::{new_id, random_text};
+use super::{password, roles, tokens, users};
 
 /// The address of the administrator where ADMIN_EMAIL is not set.
 const ADMIN_EMAIL: &str = "admin@example.com";

@@ -4,8 +4,11 @@
 use serde::Serialize;
 use sqlx::Row as _;
 
+use super::db::{Db, count_change};
+use super::error::StoreError;
+use super::roles;
 use super::users::{User, users};
-use super::{Db, StoreError, count_change, digest_of, new_id, random_text, roles, seconds_now};
+use super::values::{digest_of, new_id, random_text, seconds_now};
 
 /// What is known of a token. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,7 +39,7 @@ pub struct Owner {
 }
 
 impl Db {
-    /// Makes a token for a user, and gives it with what is kept of it: nobody will see it again.
+    /// Makes a token for a user, and returns it with what is kept of it: only now can it be read.
     ///
     /// # Errors
     /// Where there is no such user, or the name is none.

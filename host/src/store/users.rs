@@ -4,8 +4,10 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
+use super::db::{Db, count_change};
+use super::error::{StoreError, taken};
 use super::roles::Role;
-use super::{Db, StoreError, count_change, new_id, seconds_now, taken};
+use super::values::{new_id, seconds_now};
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,7 +20,7 @@ pub struct User {
     pub status: Status,
     /// What the user may do.
     pub role: Option<Role>,
-    /// Access tokens that are older count no more; seconds since 1970.
+    /// Older access tokens are no longer valid; seconds since 1970.
     #[serde(skip)]
     pub tokens_since: i64,
     /// Seconds since 1970.
@@ -82,7 +84,7 @@ impl User {
     }
 }
 
-/// Checks an address and writes it as it is kept. What mail systems accept is more than can be told from here.
+/// Checks an address and normalises it. Which addresses a mail system really accepts cannot be known here.
 fn email(text: &str) -> Result<String, StoreError> {
     let email = text.trim().to_lowercase();
     let parts = email.split_once('@');
@@ -185,7 +187,7 @@ impl Db {
             .ok_or_else(|| StoreError::Missing("user", named.to_owned()))
     }
 
-    /// Lets a user in, or no more. A suspended user's sessions end; static tokens sleep until the user is let in again.
+    /// Activates or suspends a user. A suspended user's sessions end; static tokens are invalid until the user is activated.
     ///
     /// # Errors
     /// Where there is no such user.

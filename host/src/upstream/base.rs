@@ -6,7 +6,7 @@ use actix_http::Uri;
 use actix_http::header::HeaderValue;
 use bytes::BufMut as _;
 
-use crate::extension::manifest::Origin;
+use crate::upstream::origin::Origin;
 
 /// Scheme, host, port and path that targets are appended to.
 #[derive(Debug)]

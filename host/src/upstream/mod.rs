@@ -7,6 +7,7 @@ mod call_error;
 mod client;
 mod connect;
 mod exchange;
+pub mod origin;
 mod pool;
 mod redirect;
 mod request_head;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use extension_api::abi;
 use futures_core::Stream;
 
-use crate::http::facts::Noted;
+use crate::http::facts::RequestFacts;
 use crate::upstream::body::RequestBody;
 
 /// The request's body on its way in, counted against the limit.
@@ -84,14 +84,14 @@ impl Incoming {
 #[inline(never)]
 pub fn incoming(
     request: &Request,
-    noted: &Noted,
+    facts: &RequestFacts,
     payload: Payload,
     bytes_max: u64,
 ) -> (Option<Incoming>, Option<u64>) {
-    let length = noted.content_length;
+    let length = facts.content_length;
     // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the connection
     // ends. Asking does not change what its body is.
-    let ends_after = (noted.has_upgrade && asks_for_websocket(&request.head().headers))
+    let ends_after = (facts.has_upgrade && asks_for_websocket(&request.head().headers))
         .then(|| length.unwrap_or(0));
     if ends_after == Some(0) {
         return (None, Some(0));

@@ -18,7 +18,7 @@ use super::sources::{Kept, Sources};
 use super::state::{Client, Local, Shared, requests};
 use super::url::Url;
 use crate::http::client_connection::ClientConnection;
-use crate::http::facts::Noted;
+use crate::http::facts::RequestFacts;
 use crate::http::request_id::RequestId;
 use crate::identity::Accountability;
 use crate::runtime::handle::Free;
@@ -48,7 +48,7 @@ pub struct RequestInfo {
     /// Its id.
     pub id: RequestId,
     /// What stands in its headers.
-    pub noted: Noted,
+    pub facts: RequestFacts,
     /// The connection that it came on.
     pub connection: Rc<ClientConnection>,
     /// Where it comes from, where a trusted proxy names another than the peer.
@@ -89,7 +89,7 @@ pub fn open(mut slot: FreeSlot, opening: Opening) -> ClientSide {
     let payload = request.take_payload();
     shared.body_length = Some(0);
     if !matches!(payload, Payload::None) {
-        let (body, length) = incoming(&request, &info.noted, payload, body_bytes_max);
+        let (body, length) = incoming(&request, &info.facts, payload, body_bytes_max);
         local.payload = body;
         shared.body_length = length;
     }

@@ -14,7 +14,7 @@ pub struct Client(TcpStream);
 
 /// What came of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum ClientResponse {
     /// An answer of this status.
     Status(u16),
     /// The connection ended, or nothing came in time.
@@ -23,10 +23,10 @@ pub enum Answer {
 
 impl Client {
     /// Connects.
-    pub fn open(address: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, patience)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+    pub fn open(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         stream.set_nodelay(true)?;
         Ok(Self(stream))
     }
@@ -42,10 +42,10 @@ impl Client {
     }
 
     /// Reads an answer: its head, and of its body what comes soon.
-    pub fn answer(&mut self) -> Answer {
+    pub fn answer(&mut self) -> ClientResponse {
         let mut arrived = Vec::new();
         let Some(end) = self.head(&mut arrived) else {
-            return Answer::Nothing;
+            return ClientResponse::Nothing;
         };
         let head = String::from_utf8_lossy(&arrived[..end]).to_ascii_lowercase();
         let status = head
@@ -67,11 +67,11 @@ impl Client {
                 break;
             }
         }
-        status.map_or(Answer::Nothing, Answer::Status)
+        status.map_or(ClientResponse::Nothing, ClientResponse::Status)
     }
 
     /// Reads the first bytes of an answer, and no more.
-    pub fn taste(&mut self) {
+    pub fn read_first_bytes(&mut self) {
         let _ = self.0.read(&mut [0; 16]);
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How the stand-in behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Mood {
+pub enum Behaviour {
     /// Answers 200 with JSON.
     Well,
     /// Answers 500 with JSON.
@@ -23,7 +23,7 @@ pub enum Mood {
     Garbled,
 }
 
-impl Mood {
+impl Behaviour {
     const ALL: [Self; 5] = [
         Self::Well,
         Self::Failing,
@@ -33,11 +33,11 @@ impl Mood {
     ];
 }
 
-/// A server on a port of its own, for as long as the process lives.
+/// A server on a free port, for as long as the process lives.
 pub struct StandIn {
     /// Where it is.
     pub address: SocketAddr,
-    mood: Arc<AtomicU8>,
+    behaviour: Arc<AtomicU8>,
     calls: Arc<AtomicUsize>,
 }
 
@@ -50,23 +50,23 @@ impl StandIn {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let stand_in = Self {
             address: listener.local_addr()?,
-            mood: Arc::default(),
+            behaviour: Arc::default(),
             calls: Arc::default(),
         };
-        let (mood, calls) = (stand_in.mood.clone(), stand_in.calls.clone());
+        let (behaviour, calls) = (stand_in.behaviour.clone(), stand_in.calls.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (mood, calls) = (mood.clone(), calls.clone());
+                let (behaviour, calls) = (behaviour.clone(), calls.clone());
                 // A thread that cannot be started is a connection that breaks off: that happens, too.
-                let _ = thread::Builder::new().spawn(move || serve(stream, &mood, &calls));
+                let _ = thread::Builder::new().spawn(move || serve(stream, &behaviour, &calls));
             }
         });
         Ok(stand_in)
     }
 
     /// Changes how calls from now on are answered.
-    pub fn set(&self, mood: Mood) {
-        self.mood.store(mood as u8, Ordering::Relaxed);
+    pub fn set(&self, behaviour: Behaviour) {
+        self.behaviour.store(behaviour as u8, Ordering::Relaxed);
     }
 
     /// The calls so far.
@@ -75,8 +75,8 @@ impl StandIn {
     }
 }
 
-/// Serves a connection; how it ends is nobody's concern.
-fn serve(mut stream: TcpStream, mood: &AtomicU8, calls: &AtomicUsize) {
+/// Serves a connection until it ends, in whatever way.
+fn serve(mut stream: TcpStream, behaviour: &AtomicU8, calls: &AtomicUsize) {
     const BODY: &str = r#"{"data":[{"id":"1","name":"from extension-host check"}],"status":"ok"}"#;
     let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
     let whole = |status: &str| {
@@ -87,20 +87,21 @@ fn serve(mut stream: TcpStream, mood: &AtomicU8, calls: &AtomicUsize) {
     };
     while take_request(&mut stream).is_some() {
         calls.fetch_add(1, Ordering::Relaxed);
-        let mood = Mood::ALL[usize::from(mood.load(Ordering::Relaxed)) % Mood::ALL.len()];
-        let (answer, is_kept) = match mood {
-            Mood::Well => (whole("200 OK"), true),
-            Mood::Failing => (whole("500 Internal Server Error"), true),
-            Mood::Silent => {
+        let behaviour =
+            Behaviour::ALL[usize::from(behaviour.load(Ordering::Relaxed)) % Behaviour::ALL.len()];
+        let (answer, is_kept) = match behaviour {
+            Behaviour::Well => (whole("200 OK"), true),
+            Behaviour::Failing => (whole("500 Internal Server Error"), true),
+            Behaviour::Silent => {
                 // Until the other side leaves.
                 let _ = io::copy(&mut stream, &mut io::sink());
                 return;
             }
-            Mood::BreakingOff => (
+            Behaviour::BreakingOff => (
                 whole("200 OK")[..whole("200 OK").len() - 20].to_owned(),
                 false,
             ),
-            Mood::Garbled => ("\0\u{1}\u{2} this is not HTTP\r\n\r\n".to_owned(), false),
+            Behaviour::Garbled => ("\0\u{1}\u{2} this is not HTTP\r\n\r\n".to_owned(), false),
         };
         if stream.write_all(answer.as_bytes()).is_err() || !is_kept {
             return;

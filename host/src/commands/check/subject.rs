@@ -1,9 +1,9 @@
-//! The process that loads the extension and serves it while it is checked: one of its own, so that a crash is a finding.
+//! The process that loads and serves the extension while it is checked: a separate one, so that a crash is a finding.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use extension_api::abi::EXT_ROUTE_BLOCKING;
-use serde::{Deserialize, Serialize};
 
+use super::protocol::{Observations, Order, ServedRoute, Serving, SubjectMessage};
 use crate::config::values::Secret;
 use crate::config::{self, Config};
 use crate::extension::copies::Copies;
@@ -27,80 +27,19 @@ use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
 use crate::platform::log::{self, Level};
-use crate::runtime::contract_checks::{self, Breach, Rule};
+use crate::runtime::contract_checks::{self, Rule};
 use crate::server::{self, Host};
+use crate::store::random_text;
 
-/// How long a request may wait for its answer here: nobody wants to wait a minute for what does not come.
+/// How long a request may wait for its answer here: a check must not wait a minute for each answer that never comes.
 const TIMEOUT_MS: u64 = 1_000;
-/// How long what is open may take to be finished when its client has left.
+/// How long a request may take to be finished when its client has left.
 const SETTLED_WITHIN: Duration = Duration::from_secs(3);
-/// How long a worker may be inside an extension at a stretch. By far longer than good code takes, so that a busy machine
-/// accuses nobody.
+/// How long a worker may be inside an extension without a break: far longer than good code takes, so that a busy machine
+/// causes no finding.
 const BLOCKED: Duration = Duration::from_millis(400);
 
-/// What the parent asks for, a line each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Order {
-    /// Wait until no request is open, and tell what was noted.
-    Settle,
-    /// Take the extension out while the server serves on, as a reload does, then end.
-    Replace,
-    /// End the server, as SIGTERM does.
-    Stop,
-}
-
-/// What the child tells, a line each.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Told {
-    /// It cannot be loaded.
-    Refused {
-        /// A stable name of the reason.
-        code: String,
-        /// The sentence.
-        message: String,
-    },
-    /// It is served.
-    Serving(Serving),
-    /// What was noted.
-    Noted(Noted),
-}
-
-/// What is served.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Serving {
-    /// Where.
-    pub address: SocketAddr,
-    /// The administrator's token.
-    pub token: String,
-    /// The routes of all endpoints.
-    pub routes: Vec<Served>,
-    /// The largest body.
-    pub body_bytes_max: u64,
-}
-
-/// A route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Served {
-    /// The endpoint's id.
-    pub id: String,
-    /// The method; none: every one.
-    pub method: Option<String>,
-    /// The pattern.
-    pub pattern: String,
-    /// Whether it may block.
-    pub blocking: bool,
-}
-
-/// What was noted since the last time.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Noted {
-    /// Requests that should have been finished meanwhile, and are open.
-    pub requests: usize,
-    /// The rules that were broken.
-    pub breaches: Vec<Breach>,
-}
-
-/// Loads and serves one extension, does what it is told, and tells what came of it.
+/// Loads and serves one extension, follows the parent's orders, and sends what it observes.
 ///
 /// # Errors
 /// Where the parent has gone, or the host itself fails.
@@ -115,13 +54,13 @@ pub fn run(
     let orders = BufReader::new(parent.try_clone()?);
     let parent = Parent(Arc::new(Mutex::new(parent)));
     contract_checks::watch();
-    let token = crate::commands::demo::token()?;
+    let token = random_text()?;
     config.host = "127.0.0.1".to_owned();
     config.port = 0;
     config.workers = 2;
     config.auto_reload = false;
     config.extensions.clear();
-    // Nobody but this check signs in here.
+    // Only this check signs in here.
     config.auth = config::Auth {
         admin_token: Secret::new(token.clone()),
         ..config::Auth::default()
@@ -130,17 +69,18 @@ pub fn run(
     config.limits.shutdown_timeout_ms = 1_000;
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, env, authority, Copies::passing)?;
-    let extension = match load(&host, folder).map_err(|reason| reason.of(name_of(folder))) {
-        Ok(extension) => extension,
-        Err(error) => {
-            let code = error.code().to_owned();
-            let message = error_chain(&error);
-            host.catalog.copies.end();
-            parent.tell(&Told::Refused { code, message })?;
-            return Ok(ExitCode::from(2));
-        }
-    };
+    let host = Host::new(config, env, authority, Copies::temporary)?;
+    let extension =
+        match load(&host, folder).map_err(|reason| reason.of(discovery::folder_name(folder))) {
+            Ok(extension) => extension,
+            Err(error) => {
+                let code = error.code().to_owned();
+                let message = error_chain(&error);
+                host.catalog.copies.end();
+                parent.send(&SubjectMessage::Refused { code, message })?;
+                return Ok(ExitCode::from(2));
+            }
+        };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let serving = |addresses: &[SocketAddr]| {
         let Some(address) = addresses.first() else {
@@ -152,27 +92,27 @@ pub fn run(
             routes: routes(&extension),
             body_bytes_max: extension.body_bytes_max,
         };
-        // Where the parent has gone the orders end, and with them the server.
-        let _ = parent.tell(&Told::Serving(serving));
+        // Err: the parent is gone. Then the orders end, and with them the server.
+        let _ = parent.send(&SubjectMessage::Serving(serving));
     };
     let obeying = {
         let (host, extension, parent) = (host.clone(), extension.clone(), parent.clone());
         thread::spawn(move || {
             let held = obey(orders, &parent, &host, &extension);
-            // An error says that the server has ended.
+            // Err: the server has ended.
             let _ = stop.send(());
             held
         })
     };
     let watch = Watch::start(host.clone());
-    let told_to_stop = async move {
-        // An error says the same: nobody gives orders any more.
+    let ordered_to_stop = async move {
+        // Err: the thread that reads orders has ended, which means the same.
         let _ = stopped.await;
     };
-    actix_rt::System::new().block_on(server::run_until(host.clone(), serving, told_to_stop))?;
+    actix_rt::System::new().block_on(server::run_until(host.clone(), serving, ordered_to_stop))?;
     host.end();
     watch.end();
-    // It has told the server to end, and does nothing that could panic.
+    // The thread does nothing that could panic.
     let held = obeying.join().unwrap_or_default();
     let requests = extension.context.in_flight.requests();
     if extension.is_stopped() {
@@ -189,7 +129,7 @@ pub fn run(
             format!("{kept} answers to fetches were neither relayed nor dropped")
         });
     }
-    parent.tell(&Told::Noted(Noted {
+    parent.send(&SubjectMessage::Observed(Observations {
         requests: requests.saturating_sub(held),
         breaches: contract_checks::take(),
     }))?;
@@ -208,7 +148,7 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
             .unwrap_or(host.config.limits.timeout_ms)
             .clamp(1, TIMEOUT_MS),
     );
-    let name = name_of(folder);
+    let name = discovery::folder_name(folder);
     let checked = Checked::of(
         &library,
         &host.catalog.copies,
@@ -240,18 +180,9 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
     Ok(extension)
 }
 
-/// The name of an extension's folder, also where it is given as "." or with a slash behind.
-pub fn name_of(folder: &Path) -> String {
-    let whole: PathBuf = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    whole
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-fn routes(extension: &Extension) -> Vec<Served> {
+fn routes(extension: &Extension) -> Vec<ServedRoute> {
     let of_endpoint = |endpoint: &Endpoint| {
-        let served = |route: &crate::extension::routes::Route| Served {
+        let served = |route: &crate::extension::routes::Route| ServedRoute {
             id: endpoint.id.clone(),
             method: route.method.as_ref().map(ToString::to_string),
             pattern: route.pattern.clone(),
@@ -262,20 +193,20 @@ fn routes(extension: &Extension) -> Vec<Served> {
     extension.endpoints.iter().flat_map(of_endpoint).collect()
 }
 
-/// The way to the parent.
+/// The connection to the parent.
 #[derive(Clone)]
 struct Parent(Arc<Mutex<UnixStream>>);
 
 impl Parent {
-    fn tell(&self, told: &Told) -> io::Result<()> {
-        let mut line = serde_json::to_vec(told)?;
+    fn send(&self, message: &SubjectMessage) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         stream.write_all(&line)
     }
 }
 
-/// Does what the parent says, until it says to end or has gone. Gives how many requests will never be finished.
+/// Follows the parent's orders until it orders the end or is gone. Returns how many requests will never be finished.
 fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Extension>) -> usize {
     let mut held = 0;
     for line in orders.lines().map_while(Result::ok) {
@@ -286,19 +217,22 @@ fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Exte
                     thread::sleep(Duration::from_millis(2));
                 }
                 let open = extension.context.in_flight.requests();
-                let noted = Noted {
+                let observations = Observations {
                     requests: open.saturating_sub(held),
                     breaches: contract_checks::take(),
                 };
                 held = open;
-                if parent.tell(&Told::Noted(noted)).is_err() {
+                if parent
+                    .send(&SubjectMessage::Observed(observations))
+                    .is_err()
+                {
                     break;
                 }
             }
             Ok(Order::Replace) => {
                 host.catalog.registry.store(Arc::default());
-                let patience = SETTLED_WITHIN + Duration::from_millis(TIMEOUT_MS);
-                extension.retire(Instant::now() + patience);
+                let timeout = SETTLED_WITHIN + Duration::from_millis(TIMEOUT_MS);
+                extension.retire(Instant::now() + timeout);
                 break;
             }
             Ok(Order::Stop) | Err(_) => break,
@@ -319,7 +253,7 @@ impl Watch {
         let is_over = Arc::new(AtomicBool::new(false));
         let end = is_over.clone();
         let thread = thread::spawn(move || {
-            // Of each worker: the turn that it is in, since when, and whether that has been noted.
+            // Of each worker: the turn that it is in, since when, and whether that has been facts.
             let mut turns: Vec<((u64, u64), Instant, bool)> = Vec::new();
             while !end.load(Ordering::Relaxed) {
                 let now = Instant::now();
@@ -350,19 +284,19 @@ impl Watch {
     }
 }
 
-/// Notes threads that are left when the extension has been stopped and the host's own have ended.
+/// Notes threads that are left when the extension has been stopped and the host's threads have ended.
 fn note_threads() {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let until = Instant::now() + PATIENCE;
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let until = Instant::now() + TIMEOUT;
     loop {
         let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-            // Elsewhere than on Linux nobody says.
+            // Only Linux tells.
             return;
         };
-        let own = std::process::id().to_string();
+        let main_thread = std::process::id().to_string();
         let names: Vec<String> = tasks
             .flatten()
-            .filter(|task| task.file_name().to_str() != Some(&own))
+            .filter(|task| task.file_name().to_str() != Some(&main_thread))
             .map(|task| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default())
             .map(|name| name.trim().to_owned())
             .collect();
