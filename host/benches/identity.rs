@@ -2,7 +2,6 @@
 //! for comparison ADMIN_TOKEN and no token at all. `cargo bench -p extension-host --bench identity`
 
 use std::hint::black_box;
-use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use actix_http::header::{AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};

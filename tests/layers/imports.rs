@@ -105,7 +105,8 @@ impl Crate {
                 .find(|length| self.files.contains_key(&name[..*length]))?;
             let (path, file) = &self.files[&name[..known]];
             let Some(item) = name.get(known) else {
-                return Some(path);
+                // The root alone says nothing.
+                return (known > 0).then_some(path);
             };
             match file.re_exports.get(item) {
                 Some(source) => name = [source.as_slice(), &name[known + 1..]].concat(),
@@ -313,6 +314,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         self.aliases.pop();
         self.module.pop();
     }
+
+    /// `pub(super)` imports nothing.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let parts: Vec<String> = path
