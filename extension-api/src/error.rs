@@ -4,7 +4,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::fetch::FetchError;
+use crate::fetch_error::FetchError;
 
 /// What handlers return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -136,7 +136,10 @@ impl fmt::Debug for Error {
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
         match (&error as &dyn Any).downcast_ref::<FetchError>() {
-            Some(fetch) => fetch.to_answer(),
+            Some(fetch) => match fetch.as_answer() {
+                Some((status, code, message)) => Self::new(status, code, message).cause(fetch),
+                None => Self::internal(fetch),
+            },
             None => Self::internal(&error).cause(sources(&error)),
         }
     }

@@ -61,6 +61,7 @@
 
 // What an author writes,
 mod endpoint;
+mod handler;
 mod router;
 
 // is asked,
@@ -69,12 +70,15 @@ mod headers;
 mod request;
 
 // answers,
+mod body_writer;
 mod error;
+mod header_lines;
 mod response;
 
 // and uses.
 mod context;
 mod fetch;
+mod fetch_error;
 mod form;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -88,16 +92,17 @@ mod bridge;
 pub mod abi;
 
 pub use accountability::Accountability;
-pub use bridge::Bytes;
-pub use bridge::task::block_on;
+pub use body_writer::BodyWriter;
+pub use bridge::{Bytes, block_on};
 pub use context::{Context, Level};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
-pub use fetch::{Base, Fetch, FetchError, Fetched, Sending};
+pub use fetch::{Base, Fetch, Fetched, Sending};
+pub use fetch_error::FetchError;
 pub use form::Form;
 pub use headers::{Header, Headers};
 pub use request::Request;
-pub use response::{BodyWriter, Response};
+pub use response::Response;
 pub use router::Router;
 
 /// What nearly every extension uses: `use extension_api::prelude::*;`

@@ -49,7 +49,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bridge::Bytes;
 use crate::endpoint::Endpoint;
-use crate::fetch::FetchError;
+use crate::fetch_error::FetchError;
 
 use world::{Asked, Running};
 

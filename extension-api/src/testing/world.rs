@@ -12,7 +12,6 @@ use std::thread::{self, JoinHandle};
 use super::{Answer, Call, Canned, Outcome, Upstream};
 use crate::abi::*;
 use crate::bridge::{ABSENT, Bytes, bytes_of, slice, struct_size};
-use crate::fetch::FetchError;
 
 /// A request as a test asks it.
 #[derive(Default)]
@@ -428,7 +427,7 @@ impl World {
         match outcome {
             Outcome::Never => {}
             Outcome::Error(error) => {
-                let (status, message) = status_of(error);
+                let (status, message) = error.into_status();
                 state.complete_op(op, status, message);
             }
             Outcome::Answer {
@@ -545,19 +544,6 @@ impl State {
                 broken_off: false,
             },
         )
-    }
-}
-
-fn status_of(error: FetchError) -> (ext_status, String) {
-    match error {
-        FetchError::NotAllowed(message) => (EXT_DENIED, message),
-        FetchError::Resolve(message) => (EXT_RESOLVE, message),
-        FetchError::Connect(message) => (EXT_CONNECT, message),
-        FetchError::Tls(message) => (EXT_TLS, message),
-        FetchError::Timeout(message) => (EXT_TIMEOUT, message),
-        FetchError::Broken(message) | FetchError::TooLarge(message) => (EXT_BROKEN, message),
-        FetchError::Cancelled(message) => (EXT_CANCELLED, message),
-        FetchError::Invalid(message) => (EXT_INVALID, message),
     }
 }
 
