@@ -16,7 +16,7 @@ use super::hold::Hold;
 use super::host::Host;
 use super::panics::catch_panic;
 use super::task::TaskRef;
-use super::thread::Running;
+use super::thread::{self, Running};
 use crate::abi::ext_request;
 use crate::error::Result;
 
@@ -93,7 +93,7 @@ impl<'a> Opened<'a> {
         F: Future<Output = Result<R>> + 'a,
         R: Into<Answer>,
     {
-        let task = TaskRef::new::<F, R>(self.host, self.request);
+        let task = TaskRef::new::<F, R>(self.host, self.request, thread::token());
         // SAFETY: the only call for this task.
         let hold = Hold::new(unsafe { task.second() });
         let made = {

@@ -24,7 +24,6 @@ use std::task::{Context, Poll};
 
 use super::answer::{Answer, BodyFuture};
 use super::host::Host;
-use super::thread;
 use crate::abi::{ext_callbacks, ext_request, ext_request_head};
 use crate::error::Result;
 
@@ -114,7 +113,8 @@ where
         let step = match &mut **unsafe { Self::stage(header) } {
             // SAFETY: the future stays where it is until `clear` drops it there.
             Stage::Handler(future) => match unsafe { Pin::new_unchecked(future) }.poll(cx) {
-                Poll::Ready(answer) => Step::Answered(answer.map(Into::into)),
+                Poll::Ready(Ok(answer)) => Step::Answered(Ok(answer.into())),
+                Poll::Ready(Err(error)) => Step::Answered(Err(error)),
                 Poll::Pending => return Step::Pending,
             },
             Stage::Streaming(future) => match future.as_mut().poll(cx) {
@@ -184,7 +184,8 @@ impl Drop for TaskRef {
 
 impl TaskRef {
     /// Makes a task without a future, with two references: the one that is returned, and one for the request's `Hold`.
-    pub(super) fn new<F, R>(host: &'static Host, request: ext_request) -> Self
+    /// `worker` is the token of the thread that polls.
+    pub(super) fn new<F, R>(host: &'static Host, request: ext_request, worker: usize) -> Self
     where
         F: Future<Output = Result<R>>,
         R: Into<Answer>,
@@ -195,7 +196,7 @@ impl TaskRef {
                 host,
                 head: AtomicPtr::default(),
                 request,
-                worker: thread::token(),
+                worker,
                 references: AtomicUsize::new(2),
                 state: AtomicU32::new(HELD),
                 bound: AtomicU32::new(0),
