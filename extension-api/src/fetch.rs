@@ -411,7 +411,7 @@ impl Fetched {
     ///
     /// As for `bytes`; a 502 where it is not UTF-8.
     pub async fn text(self) -> Result<String> {
-        String::from_utf8(self.bytes().await?.into()).map_err(|error| not_understood(error))
+        String::from_utf8(self.bytes().await?.into()).map_err(not_understood)
     }
 
     /// The whole body from JSON.
@@ -420,7 +420,7 @@ impl Fetched {
     ///
     /// As for `bytes`; a 502 where it is not such JSON.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
-        serde_json::from_slice(&self.bytes().await?).map_err(|error| not_understood(error))
+        serde_json::from_slice(&self.bytes().await?).map_err(not_understood)
     }
 }
 

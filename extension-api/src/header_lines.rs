@@ -34,7 +34,7 @@ impl HeaderLines {
 
     /// Adds a line, beside others of that name.
     pub(crate) fn append(&mut self, name: &str, value: &str) {
-        if !is_name(name) || !is_value(value) || value.len() >= REMOVED as usize {
+        if !is_name(name) || !is_value(value.as_bytes()) || value.len() >= REMOVED as usize {
             // The name is shown, the value may be secret.
             return self.fail(format_args!("cannot send header {name:?}: its name or value has a character that no header may have"));
         }
@@ -120,7 +120,7 @@ fn first_line(lines: &[u8]) -> Option<(Line<'_>, &[u8])> {
 }
 
 /// RFC 9110, 5.6.2: a token.
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name
             .bytes()
@@ -128,10 +128,10 @@ fn is_name(name: &str) -> bool {
 }
 
 /// RFC 9110, 5.5: no control character, so that a value cannot begin another line.
-fn is_value(value: &str) -> bool {
+pub(crate) fn is_value(value: &[u8]) -> bool {
     value
-        .bytes()
-        .all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+        .iter()
+        .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
 }
 
 #[cfg(test)]
