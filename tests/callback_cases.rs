@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use self::cases::{
-    Body, Client, IS_DONE, MAY_LEAVE, REFUSES, REPORT, SET, SET_VALUE, STEPS, Step, UPSTREAM,
-    assert_complete, assert_report,
+    Body, CASES, Client, IS_DONE, MAY_LEAVE, REFUSED_CASES, REFUSES, REPORT, SET, SET_VALUE, STEPS,
+    Step, UPSTREAM, assert_complete, assert_report,
 };
 use crate::support::built::scratch;
 use crate::support::host::{Plan, request};
@@ -87,7 +87,7 @@ fn every_callback_answers_at_every_stage_as_in_the_testing_kit() {
     eventually("every completion is called", is_done);
     assert_eq!(host.stop().code, Some(0));
     let report = fs::read_to_string(path).expect("a report");
-    assert_report(&report, 300);
+    assert_report(&report, CASES);
     assert_complete(&report);
 }
 
@@ -98,5 +98,5 @@ fn what_keeps_an_extension_from_being_served_is_answered_as_in_the_testing_kit()
     let host = plan(&path, &upstream).dotenv(REFUSES, "yes").start();
     let said = host.said_of(FOLDER);
     assert_eq!(said[0]["error"]["code"], "ROUTE_INVALID", "{said:?}");
-    assert_report(&fs::read_to_string(path).expect("a report"), 10);
+    assert_report(&fs::read_to_string(path).expect("a report"), REFUSED_CASES);
 }

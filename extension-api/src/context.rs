@@ -28,9 +28,9 @@ pub enum Level {
     Warn = EXT_LOG_WARN,
     /// Something worth knowing happened.
     Info = EXT_LOG_INFO,
-    /// For whoever looks for a mistake.
+    /// For somebody who looks for a mistake.
     Debug = EXT_LOG_DEBUG,
-    /// For whoever looks for a mistake, in every detail.
+    /// For somebody who looks for a mistake, in every detail.
     Trace = EXT_LOG_TRACE,
 }
 

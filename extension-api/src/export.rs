@@ -216,7 +216,7 @@ unsafe extern "C" fn create<B: Bundle>(
     });
     let why = match mounted {
         Ok(Ok(mounted)) => {
-            // SAFETY: the host has given a place for the instance.
+            // SAFETY: the host gives an out-pointer for the instance.
             unsafe { *instance = Box::into_raw(mounted).cast() };
             return EXT_OK;
         }

@@ -205,7 +205,7 @@ fn milliseconds(limit: Duration) -> u64 {
         .max(1)
 }
 
-/// A call under way. From [`Fetch::send`].
+/// A call in progress. From [`Fetch::send`].
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Sending<'a> {
     fetch: Option<Fetch<'a>>,

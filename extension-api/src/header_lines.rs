@@ -70,8 +70,8 @@ impl HeaderLines {
             .map(|value| ("content-type", Some(value.as_bytes())));
         let mut rest = self.lines.as_slice();
         content_type.into_iter().chain(std::iter::from_fn(move || {
-            let (line, behind) = first_line(rest)?;
-            rest = behind;
+            let (line, after) = first_line(rest)?;
+            rest = after;
             Some(line)
         }))
     }
@@ -90,10 +90,10 @@ impl HeaderLines {
             self.content_type = None;
         }
         let mut at = 0;
-        while let Some(((found, _), behind)) = first_line(&self.lines[at..]) {
+        while let Some(((found, _), after)) = first_line(&self.lines[at..]) {
             let (matches, next) = (
                 found.eq_ignore_ascii_case(name),
-                self.lines.len() - behind.len(),
+                self.lines.len() - after.len(),
             );
             if matches {
                 self.lines.drain(at..next);
@@ -104,7 +104,7 @@ impl HeaderLines {
     }
 }
 
-/// The first line of the buffer, and what is behind it.
+/// The first line of the buffer, and the lines after it.
 fn first_line(lines: &[u8]) -> Option<(Line<'_>, &[u8])> {
     let (name_length, rest) = lines.split_first_chunk()?;
     let (value_length, rest) = rest.split_first_chunk()?;

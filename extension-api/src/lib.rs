@@ -1,6 +1,6 @@
 //! Write an extension of extension-host in safe Rust.
 //!
-//! An extension is one shared library that serves HTTP requests below `/its-id`. A whole one, which passes the requests of
+//! An extension is one shared library that serves HTTP requests below `/its-id`. A complete one, which passes the requests of
 //! signed-in callers on to an API with a key that they never see:
 //!
 //! ```
@@ -45,7 +45,7 @@
 //!
 //! A handler is a plain `async fn`. Its future stays in the extension: it is polled on the worker thread of its request, need
 //! not be `Send`, and costs one allocation. It must not block; a handler that has to is declared by [`Router::blocking`].
-//! When the client leaves, the future is dropped where it waits, and what it had under way is cancelled. A panic is a 500 in the
+//! When the client leaves, the future is dropped where it waits, and its pending operations are cancelled. A panic is a 500 in the
 //! host's log; the next request is served.
 //!
 //! Futures of this crate work with every executor-independent combinator, and outside of handlers with [`block_on`].
@@ -57,7 +57,7 @@
 //! # The boundary
 //!
 //! `include/extension_api.h` is the contract between host and extension; [`abi`] mirrors it. All unsafe code of an extension is in
-//! this crate, in `bridge` and `export`.
+//! this crate: in `bridge`, `export` and `testing`.
 
 // What an author writes,
 mod endpoint;

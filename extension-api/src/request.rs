@@ -50,7 +50,7 @@ impl Request {
         self.hold.head().text(|head| &head.path).unwrap_or_default()
     }
 
-    /// What is behind the `?`, as sent, not decoded; empty without one.
+    /// What follows the `?`, as sent, not decoded; empty without one.
     pub fn query(&self) -> &str {
         self.hold
             .head()
@@ -106,7 +106,7 @@ impl Request {
         self.hold.head().text(|head| &head.id).unwrap_or_default()
     }
 
-    /// How long the host waits for the answer, from the beginning; `None`: for ever.
+    /// How long the host waits for the answer, from when the request came; `None`: without a limit.
     pub fn deadline(&self) -> Option<Duration> {
         match self.hold.head().raw().deadline_ms {
             0 => None,

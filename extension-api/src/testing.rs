@@ -119,7 +119,7 @@ impl Host {
         self.mount_entry(crate::export::entry::<(T, ())>(false))
     }
 
-    /// Makes an extension of its entry, whatever it is written with.
+    /// Makes an extension of its entry, in whatever language it is written.
     #[doc(hidden)]
     pub fn mount_entry(self, entry: ext_entry) -> Result<App, String> {
         let extension = RunningExtension::start(entry, self.env, self.grants, self.upstream)?;

@@ -6,8 +6,8 @@ mod callback_cases;
 use std::path::Path;
 
 use callback_cases::{
-    Body, Client, IS_DONE, REFUSAL, REFUSES, REPORT, SET, SET_VALUE, STEPS, UNSET, UPSTREAM,
-    assert_complete, assert_report, extension_entry_v1,
+    Body, CASES, Client, IS_DONE, REFUSAL, REFUSED_CASES, REFUSES, REPORT, SET, SET_VALUE, STEPS,
+    UNSET, UPSTREAM, assert_complete, assert_report, extension_entry_v1,
 };
 use extension_api::testing::{Call, Canned, Host};
 
@@ -75,7 +75,7 @@ fn every_callback_answers_at_every_stage_as_in_the_real_host() {
     while app.request("GET", IS_DONE).send().status != 200 {}
     drop(app);
     let report = std::fs::read_to_string(path).expect("a report");
-    assert_report(&report, 300);
+    assert_report(&report, CASES);
     assert_complete(&report);
 }
 
@@ -86,5 +86,8 @@ fn what_keeps_an_extension_from_being_served_is_answered_as_in_the_real_host() {
         .env(REFUSES, "yes")
         .mount_entry(extension_entry_v1);
     assert_eq!(refused.err().as_deref(), Some(REFUSAL));
-    assert_report(&std::fs::read_to_string(path).expect("a report"), 10);
+    assert_report(
+        &std::fs::read_to_string(path).expect("a report"),
+        REFUSED_CASES,
+    );
 }

@@ -1,4 +1,4 @@
-//! [`BoundOperation`]: an operation that the host ends with its request, which tells the request's task so.
+//! [`BoundOperation`]: an operation that the host ends with its request, and then the request's task learns of it.
 
 use std::sync::atomic::Ordering;
 
@@ -39,7 +39,7 @@ impl Drop for BoundOperation {
             && task.header().bound.fetch_sub(1, Ordering::Relaxed) == 1
             && !thread::polls(task.0)
         {
-            // The last one: whatever the task waits for now, the next poll has it watch. A poll that is under way does so anyway;
+            // The last one: whatever the task waits for now, the next poll has it watch. A poll that is running does so anyway;
             // woken by it, a future that starts and drops an operation in each poll would never rest.
             task.wake();
         }

@@ -170,7 +170,7 @@ impl Shared {
                 *state = State::Completed(outcome);
                 (waker, bound)
             }
-            // Nobody waits any more: the outcome is dropped, and with it what it holds.
+            // The `Op` was dropped: so is the outcome, and with it what it holds.
             _ => (None, None),
         };
         drop(state);

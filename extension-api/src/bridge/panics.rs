@@ -11,7 +11,7 @@ pub(crate) struct Panic(pub(crate) String);
 /// Calls code of the author's; a panic ends here.
 pub(crate) fn catch_panic<R>(call: impl FnOnce() -> R) -> Result<R, Panic> {
     CATCHING.set(CATCHING.get() + 1);
-    // Unwind safety: whoever may see the closure's state after a panic drops it, and nothing else.
+    // Unwind safety: after a panic the closure's state is dropped, and not used otherwise.
     let result = panic::catch_unwind(AssertUnwindSafe(call));
     CATCHING.set(CATCHING.get() - 1);
     result.map_err(|payload| Panic(panic_text(payload)))

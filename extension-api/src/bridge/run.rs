@@ -100,7 +100,7 @@ impl TaskRef {
         self.finish(Self::abandon);
     }
 
-    /// Drops the future, whatever it does about it.
+    /// Drops the future; a panic in that is logged.
     #[cold]
     fn clear_stage(&self) {
         // SAFETY: on the polling thread; not within a poll: `cancel` looks at RUNNING, and a poll that panicked is over.

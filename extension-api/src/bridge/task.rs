@@ -52,7 +52,7 @@ pub(super) struct Header {
     pub(super) references: AtomicUsize,
     /// Bits, see below.
     pub(super) state: AtomicU32,
-    /// Operations under way that end when the client leaves: while there are any, nothing else needs to tell.
+    /// Pending operations that the host cancels when the client leaves: while there are any, no `watch` is needed.
     pub(super) bound: AtomicU32,
     /// Whether `watch` has been called. Of the polling thread only.
     pub(super) watched: Cell<bool>,

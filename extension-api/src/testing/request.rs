@@ -79,14 +79,14 @@ impl<'a> RequestBuilder<'a> {
         self
     }
 
-    /// Has the body break off behind what there is of it.
+    /// Has the body break off after the chunks that it has.
     pub fn broken_off(mut self) -> Self {
         self.spec.body_length = None;
         self.spec.body_end = BodyEnd::BrokenOff;
         self
     }
 
-    /// Has the body go on for ever behind what there is of it, without another chunk.
+    /// Has the body stay open after the chunks that it has, without another one.
     #[doc(hidden)]
     pub fn unfinished(mut self) -> Self {
         self.spec.body_length = None;

@@ -16,7 +16,7 @@ pub(super) type Upstream = Box<dyn Fn(&Call) -> Canned + Send + Sync>;
 pub struct Call {
     /// The method.
     pub method: String,
-    /// The base URL, and the target behind it.
+    /// The base URL, and the target after it.
     pub url: String,
     /// The headers, in their order, names in lower case.
     pub headers: Lines,
@@ -108,7 +108,7 @@ impl Canned {
         self
     }
 
-    /// Has the body break off behind what there is of it.
+    /// Has the body break off after the chunks that it has.
     pub fn broken_off(mut self) -> Self {
         if let Reply::Answer { end, .. } = &mut self.0 {
             *end = BodyEnd::BrokenOff;
@@ -116,7 +116,7 @@ impl Canned {
         self
     }
 
-    /// Has the body go on for ever behind what there is of it, without another chunk.
+    /// Has the body stay open after the chunks that it has, without another one.
     #[doc(hidden)]
     pub fn unfinished(mut self) -> Self {
         if let Reply::Answer { end, .. } = &mut self.0 {

@@ -183,7 +183,10 @@ impl State {
         let open = self.open(request);
         open.is_with_extension = false;
         let (reading, watch) = (open.reading.take(), open.watch.take());
-        self.cancel_with(request, reading);
+        if let Some(reading) = reading {
+            self.complete(reading, Outcome::status(EXT_CANCELLED));
+        }
+        self.cancel_of(request);
         if let Some(watch) = watch {
             self.complete(watch, Outcome::status(EXT_OK));
         }
@@ -231,27 +234,23 @@ impl State {
         open.decision = Decision::Over;
         let written = std::mem::take(&mut open.stream).written;
         let (reading, watch) = (open.reading.take(), open.watch.take());
+        if let Some(reading) = reading {
+            // More of the body was announced: that it ends here is seen first.
+            self.complete(reading, Outcome::status(EXT_BROKEN));
+        }
         for completion in [written, watch].into_iter().flatten() {
             self.complete(completion, Outcome::status(EXT_CANCELLED));
         }
-        self.cancel_with(request, reading);
+        self.cancel_of(request);
         if !self.open(request).is_with_extension {
             self.close(request, Answer::default());
         }
     }
 
-    /// Cancels what ends with either side.
-    fn cancel_with(&mut self, request: u64, reading: Option<Completion>) {
-        if let Some(reading) = reading {
-            self.complete(reading, Outcome::status(EXT_CANCELLED));
-        }
-        self.cancel_of(request);
-    }
-
     /// Both sides have ended: the test is told what the client got.
     fn close(&mut self, request: u64, answer: Answer) {
         if let Some(open) = self.requests.remove(&request) {
-            // Err: the test has stopped waiting.
+            // Err: the receiver is gone, as the test has stopped waiting.
             let _ = open.answers.send(answer);
         }
     }

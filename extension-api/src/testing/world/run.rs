@@ -85,7 +85,7 @@ impl RunningExtension {
                     status,
                     ..Answer::default()
                 };
-                // The receiver is in our hands.
+                // Never Err: this function still has the receiver.
                 let _ = answers.send(answer);
                 return receiver;
             }

@@ -26,8 +26,9 @@ impl Given {
         let raw = unsafe { response.as_ref() }?;
         Some(Self {
             status: raw.status,
-            // SAFETY: as the caller says, like the body.
+            // SAFETY: lent for the call, says the caller.
             headers: unsafe { headers(raw.headers, raw.header_count) },
+            // SAFETY: given, says the caller.
             body: unsafe { Bytes::from_raw(raw.body) },
         })
     }

@@ -26,20 +26,20 @@ fn owner(state: &State, request: ext_request) -> Result<u64, ext_status> {
     }
 }
 
-/// Gives an operation's handle, where the caller waits for one: begun elsewhere than on the worker, it is zero.
+/// Gives an operation's handle, where the caller wants one: zero for an operation that is started elsewhere than on the worker.
 ///
 /// # Safety
 ///
 /// NULL, or to be written.
-unsafe fn give_op(world: &World, place: *mut ext_op, op: ext_op) {
-    if !place.is_null() {
+unsafe fn give_op(world: &World, out: *mut ext_op, op: ext_op) {
+    if !out.is_null() {
         let op = if world.is_worker() {
             op
         } else {
             ext_op::default()
         };
         // SAFETY: not NULL, and to be written.
-        unsafe { place.write(op) };
+        unsafe { out.write(op) };
     }
 }
 

@@ -117,10 +117,11 @@ pub(super) unsafe extern "C" fn log(
     let (Some(world), Some(level)) = (unsafe { world(ctx) }, name_of(level)) else {
         return;
     };
-    // SAFETY: lent for the call, as the fields below.
+    // SAFETY: lent for the call.
     let mut line = format!("{level} {}", unsafe { lossy(message) });
+    // SAFETY: lent for the call.
     for field in unsafe { fields(lines, count) } {
-        // SAFETY: as above.
+        // SAFETY: lent with the field.
         let (name, value) = unsafe { (lossy(field.name), lossy(field.value)) };
         line += &format!(" {name}={value}");
     }
