@@ -79,6 +79,7 @@ mod response;
 mod context;
 mod fetch;
 mod fetch_error;
+mod fetched;
 mod form;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -97,8 +98,9 @@ pub use bridge::{Bytes, block_on};
 pub use context::{Context, Level};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
-pub use fetch::{Base, Fetch, Fetched, Sending};
+pub use fetch::{Base, Fetch, Sending};
 pub use fetch_error::FetchError;
+pub use fetched::Fetched;
 pub use form::Form;
 pub use headers::{Header, Headers};
 pub use request::Request;

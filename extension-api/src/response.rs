@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::body_writer::{BodyWriter, producer};
 use crate::bridge::{Answer, Body, Bytes};
 use crate::error::Result;
-use crate::fetch::Fetched;
+use crate::fetched::Fetched;
 use crate::header_lines::HeaderLines;
 
 /// What a handler answers: a status, headers and a body.
