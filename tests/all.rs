@@ -6,6 +6,7 @@
 mod support;
 
 mod authoring;
+mod callback_cases;
 mod conformance;
 mod connections;
 mod copies;

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::time::Duration;
 
 use crate::abi::*;
-use crate::bridge::Host;
+use crate::bridge::{Host, current_request};
 use crate::error::{Error, Result};
 use crate::fetch::{Base, Fetch};
 
@@ -28,9 +28,9 @@ pub enum Level {
     Warn = EXT_LOG_WARN,
     /// Something worth knowing happened.
     Info = EXT_LOG_INFO,
-    /// For whoever looks for a mistake.
+    /// For somebody who looks for a mistake.
     Debug = EXT_LOG_DEBUG,
-    /// For whoever looks for a mistake, in every detail.
+    /// For somebody who looks for a mistake, in every detail.
     Trace = EXT_LOG_TRACE,
 }
 
@@ -99,7 +99,12 @@ impl Context {
                 .iter()
                 .map(|(name, value)| (*name, value.to_string()))
                 .collect();
-            self.host.log(level as u32, &sentence.to_string(), &fields);
+            self.host.log(
+                current_request(),
+                level as u32,
+                &sentence.to_string(),
+                &fields,
+            );
         }
     }
 

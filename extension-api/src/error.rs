@@ -4,7 +4,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::fetch::FetchError;
+use crate::fetch_error::FetchError;
 
 /// What handlers return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -25,7 +25,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!((error.status(), error.code()), (400, "INVALID_PAYLOAD"));
 /// assert_eq!(error.to_string(), "The amount is not a number.");
 /// ```
-// One pointer wide, so that the good way of a `Result` stays small.
+// One pointer wide, so that a `Result` which is `Ok` stays small.
 pub struct Error(Box<Parts>);
 
 const CLIENT_LEFT: &str = "CLIENT_CLOSED_REQUEST";
@@ -86,7 +86,7 @@ impl Error {
         self.0.code == CLIENT_LEFT
     }
 
-    /// Adds what is behind it, for the log.
+    /// Adds the cause, for the log.
     pub fn cause(mut self, cause: impl fmt::Display) -> Self {
         self.0.cause = cause.to_string();
         self
@@ -136,13 +136,16 @@ impl fmt::Debug for Error {
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
         match (&error as &dyn Any).downcast_ref::<FetchError>() {
-            Some(fetch) => fetch.to_answer(),
+            Some(fetch) => match fetch.as_answer() {
+                Some((status, code, message)) => Self::new(status, code, message).cause(fetch),
+                None => Self::internal(fetch),
+            },
             None => Self::internal(&error).cause(sources(&error)),
         }
     }
 }
 
-/// What is behind an error, from the nearest to the first cause.
+/// The causes of an error, from the nearest to the first.
 fn sources(error: &dyn std::error::Error) -> String {
     let mut text = String::new();
     let mut next = error.source();

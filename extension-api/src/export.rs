@@ -5,12 +5,13 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use crate::abi::*;
-use crate::bridge::{Host, guarded, note_panics, struct_size, task};
+use crate::bridge::{
+    Host, PoolRequest, WorkerRequest, catch_panic, record_panic_locations, struct_size,
+};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::request::Request;
-use crate::response::Response;
+use crate::handler::Handler;
 use crate::router::{Route, Router};
 
 /// Exports an endpoint from the library, or several as a bundle. Once a library, which is built as `crate-type = ["cdylib"]`.
@@ -132,14 +133,29 @@ impl Instance {
         for Route {
             method,
             pattern,
-            flags,
             handler,
         } in router.routes
         {
             let endpoint = Arc::clone(&endpoint);
-            // SAFETY: `handle` calls it with requests that are ours to finish, on their thread. Endpoint and handler live until
-            // `destroy`, before which every request is finished.
-            let serve = Box::new(move |request| unsafe { handler.serve(&endpoint, host, request) });
+            let (flags, serve): (u32, Box<dyn Fn(ext_request) + Send + Sync>) = match handler {
+                Handler::Asynchronous(handler) => {
+                    let serve = move |request| {
+                        // SAFETY: `handle` calls it with requests that are ours to finish, on their worker. Endpoint and handler
+                        // live until `destroy`, before which every request is finished.
+                        let request = unsafe { WorkerRequest::new(host, request) };
+                        handler.serve(&endpoint, request);
+                    };
+                    (0, Box::new(serve))
+                }
+                Handler::Blocking(handler) => {
+                    let serve = move |request| {
+                        // SAFETY: as above, but for the thread, which is one of the pool's: the flag asks for that.
+                        let request = unsafe { PoolRequest::new(host, request) };
+                        handler.serve(&endpoint, request);
+                    };
+                    (EXT_ROUTE_BLOCKING, Box::new(serve))
+                }
+            };
             let served = Arc::new(Served { serve });
             // SAFETY: `handle` expects a `Served`, which `self.routes` keeps until `destroy`.
             unsafe {
@@ -169,43 +185,13 @@ fn refused(what: std::fmt::Arguments<'_>, status: ext_status) -> Error {
     })
 }
 
-// ---- Handlers ----
-
-/// A handler whose kind is forgotten.
-pub(crate) trait Handler<T>: Send + Sync {
-    /// Serves a request.
-    ///
-    /// # Safety
-    ///
-    /// The request must be the caller's to finish, on its own thread. Handler and endpoint must live until it is finished.
-    unsafe fn serve(&self, endpoint: &T, host: &'static Host, request: ext_request);
-}
-
-pub(crate) struct Asynchronous<F>(pub(crate) F);
-
-impl<T, F> Handler<T> for Asynchronous<F>
-where
-    F: AsyncFn(&T, Request) -> Result<Response> + Send + Sync,
-{
-    unsafe fn serve(&self, endpoint: &T, host: &'static Host, request: ext_request) {
-        // SAFETY: what the future borrows is handler and endpoint; the rest is promised by the caller.
-        unsafe { task::serve(host, request, |req| (self.0)(endpoint, req)) }
-    }
-}
-
-pub(crate) struct Blocking<F>(pub(crate) F);
-
-impl<T, F> Handler<T> for Blocking<F>
-where
-    F: Fn(&T, Request) -> Result<Response> + Send + Sync,
-{
-    unsafe fn serve(&self, endpoint: &T, host: &'static Host, request: ext_request) {
-        // SAFETY: what the future borrows is handler and endpoint; the rest is promised by the caller.
-        unsafe { task::serve_blocking(host, request, async |req| (self.0)(endpoint, req)) }
-    }
-}
-
 // ---- Hooks ----
+
+/// For log lines that belong to no request.
+const NO_REQUEST: ext_request = ext_request {
+    slot: 0,
+    generation: 0,
+};
 
 unsafe extern "C" fn create<B: Bundle>(
     callbacks: *const ext_callbacks,
@@ -217,10 +203,10 @@ unsafe extern "C" fn create<B: Bundle>(
     if known < struct_size::<ext_callbacks>() {
         return EXT_INVALID;
     }
-    note_panics();
+    record_panic_locations();
     // SAFETY: large enough, says the line above. `ctx` is closed here on failure, else in `destroy`.
     let host = unsafe { Host::new(&*callbacks, ctx) };
-    let mounted = guarded(|| {
+    let mounted = catch_panic(|| {
         let mut mounted = Box::new(Instance {
             host,
             routes: Vec::new(),
@@ -230,7 +216,7 @@ unsafe extern "C" fn create<B: Bundle>(
     });
     let why = match mounted {
         Ok(Ok(mounted)) => {
-            // SAFETY: the host has given a place for the instance.
+            // SAFETY: the host gives an out-pointer for the instance.
             unsafe { *instance = Box::into_raw(mounted).cast() };
             return EXT_OK;
         }
@@ -245,9 +231,10 @@ unsafe extern "C" fn create<B: Bundle>(
 unsafe extern "C" fn handle(instance: *mut c_void, route: *mut c_void, request: ext_request) {
     // SAFETY: both were handed to the host by `create` and `mount`, and live until `destroy`.
     let (instance, route) = unsafe { (&*instance.cast::<Instance>(), &*route.cast::<Served>()) };
-    // What may panic is guarded within; this keeps a mistake of ours from ending the host.
-    if let Err(panic) = guarded(|| (route.serve)(request)) {
+    // What may panic is caught within; this keeps a mistake of ours from ending the host.
+    if let Err(panic) = catch_panic(|| (route.serve)(request)) {
         instance.host.log(
+            NO_REQUEST,
             EXT_LOG_ERROR,
             "a request was given up",
             &[("cause", panic.0)],
@@ -259,10 +246,13 @@ unsafe extern "C" fn stop(instance: *mut c_void) {
     // SAFETY: handed to the host by `create`, and lives until `destroy`.
     let instance = unsafe { &*instance.cast::<Instance>() };
     for stop in &instance.stops {
-        if let Err(panic) = guarded(stop) {
-            instance
-                .host
-                .log(EXT_LOG_ERROR, "stopping failed", &[("cause", panic.0)]);
+        if let Err(panic) = catch_panic(stop) {
+            instance.host.log(
+                NO_REQUEST,
+                EXT_LOG_ERROR,
+                "stopping failed",
+                &[("cause", panic.0)],
+            );
         }
     }
 }
@@ -271,8 +261,9 @@ unsafe extern "C" fn destroy(instance: *mut c_void) {
     // SAFETY: made by `Box::into_raw` in `create`; this is the last call with it.
     let instance = unsafe { Box::from_raw(instance.cast::<Instance>()) };
     let host = instance.host;
-    if let Err(panic) = guarded(|| drop(instance)) {
+    if let Err(panic) = catch_panic(|| drop(instance)) {
         host.log(
+            NO_REQUEST,
             EXT_LOG_ERROR,
             "an endpoint panicked while it was dropped",
             &[("cause", panic.0)],

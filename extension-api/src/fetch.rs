@@ -1,22 +1,24 @@
-//! An outgoing call: [`Base`] and target, [`Fetch`] to prepare it, [`Fetched`] for what came back.
+//! An outgoing call: [`Fetch`] prepares it, from a [`Base`] and a target, and [`Sending`] makes it.
 
 use std::borrow::Cow;
-use std::error;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::abi::*;
-use crate::bridge::{Bytes, FetchedHandle, Host, Op, Outcome, Outgoing, Outlet};
-use crate::error::{Error, Result};
+use crate::body_writer::{BodyWriter, producer};
+use crate::bridge::{
+    BodyFuture, BodySink, Bytes, Host, Op, Outcome, OutgoingCall, Producer, current_request,
+};
+use crate::error::Result;
+use crate::fetch_error::FetchError;
+use crate::fetched::Fetched;
 use crate::form::Form;
-use crate::headers::{Fields, Headers};
-use crate::response::{BodyWriter, Producer};
+use crate::header_lines::HeaderLines;
 
 /// A base URL that calls go to: parsed, and checked against the manifest, once. From [`Context::base`](crate::Context::base).
 #[derive(Clone)]
@@ -45,7 +47,7 @@ pub struct Fetch<'a> {
     request: ext_request,
     method: Option<Cow<'a, str>>,
     target: Cow<'a, [u8]>,
-    headers: Fields,
+    headers: HeaderLines,
     body: Payload<'a>,
     connect_ms: u64,
     first_byte_ms: u64,
@@ -67,10 +69,10 @@ impl<'a> Fetch<'a> {
         Self {
             base: base.clone(),
             flags: 0,
-            request: crate::bridge::thread::request(),
+            request: current_request(),
             method: None,
             target,
-            headers: Fields::default(),
+            headers: HeaderLines::default(),
             body: Payload::Bytes(Bytes::new()),
             connect_ms: 0,
             first_byte_ms: 0,
@@ -132,13 +134,10 @@ impl<'a> Fetch<'a> {
         self.body(form.as_str().to_owned())
     }
 
-    /// Has the body written bit by bit, while the upstream reads it.
-    pub fn stream_body(
-        mut self,
-        producer: impl AsyncFnOnce(BodyWriter) -> Result<()> + 'a,
-    ) -> Self {
+    /// Has the body written chunk by chunk, while the upstream reads it.
+    pub fn stream_body(mut self, write: impl AsyncFnOnce(BodyWriter) -> Result<()> + 'a) -> Self {
         self.flags = self.flags & !EXT_FETCH_TAKE_BODY | EXT_FETCH_STREAM_BODY;
-        self.body = Payload::Stream(Producer::new(producer));
+        self.body = Payload::Stream(producer(write));
         self
     }
 
@@ -204,7 +203,7 @@ fn milliseconds(limit: Duration) -> u64 {
         .max(1)
 }
 
-/// A call under way. From [`Fetch::send`].
+/// A call in progress. From [`Fetch::send`].
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Sending<'a> {
     fetch: Option<Fetch<'a>>,
@@ -216,8 +215,8 @@ pub struct Sending<'a> {
 }
 
 struct Upload<'a> {
-    outlet: Outlet,
-    body: Pin<Box<dyn Future<Output = Result<()>> + 'a>>,
+    sink: BodySink,
+    body: BodyFuture<'a>,
 }
 
 impl Future for Sending<'_> {
@@ -258,7 +257,7 @@ fn start<'a>(fetch: Fetch<'a>, op: &mut Op) -> Result<Option<Upload<'a>>, FetchE
         Payload::Bytes(body) => (body, None),
         Payload::Stream(producer) => (Bytes::new(), Some(producer)),
     };
-    let outgoing = Outgoing {
+    let call = OutgoingCall {
         base: fetch.base.number,
         flags: fetch.flags,
         request: fetch.request,
@@ -270,26 +269,26 @@ fn start<'a>(fetch: Fetch<'a>, op: &mut Op) -> Result<Option<Upload<'a>>, FetchE
         first_byte_ms: fetch.first_byte_ms,
         total_ms: fetch.total_ms,
     };
-    let outlet = fetch
+    let sink = fetch
         .base
         .host
-        .fetch(outgoing, op)
+        .fetch(call, op)
         .map_err(|status| FetchError::new(status, String::new()))?;
     Ok(producer.map(|producer| Upload {
-        outlet,
-        body: producer.start(outlet),
+        sink,
+        body: producer(sink),
     }))
 }
 
 impl Sending<'_> {
     fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        let Some(Upload { outlet, body }) = &mut self.upload else {
+        let Some(Upload { sink, body }) = &mut self.upload else {
             return;
         };
         let Poll::Ready(result) = body.as_mut().poll(cx) else {
             return;
         };
-        outlet.end(if result.is_ok() { EXT_OK } else { EXT_FAILED });
+        sink.end(if result.is_ok() { EXT_OK } else { EXT_FAILED });
         self.upload_error = result.err().map(|error| error.report());
         self.upload = None;
     }
@@ -300,228 +299,3 @@ impl fmt::Debug for Sending<'_> {
         f.write_str("Sending")
     }
 }
-
-/// The answer to a call: its head is here, its body is still to come.
-///
-/// `Response::relay` passes it on as it is. Dropped, the rest of its body is given up.
-pub struct Fetched {
-    handle: FetchedHandle,
-    status: u16,
-    body_length: Option<u64>,
-    op: Op,
-    ended: bool,
-}
-
-impl Fetched {
-    /// The most that `bytes`, `text` and `json` hold in memory: 64 MiB. What may be larger is read by `chunk`.
-    pub const BYTES_MAX: usize = 64 << 20;
-
-    fn new(handle: Option<FetchedHandle>) -> Result<Self, FetchError> {
-        let handle = handle.ok_or_else(|| FetchError::new(EXT_FAILED, String::new()))?;
-        let (status, body_length) = handle.head();
-        let op = handle.op();
-        Ok(Self {
-            handle,
-            status,
-            body_length,
-            op,
-            ended: false,
-        })
-    }
-
-    pub(crate) fn into_handle(self) -> FetchedHandle {
-        self.handle
-    }
-
-    /// The status.
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-
-    /// The length of the body, where the upstream has said it.
-    pub fn body_length(&self) -> Option<u64> {
-        self.body_length
-    }
-
-    /// The first header of that name, in any case, if it is text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        std::str::from_utf8(self.handle.header(name, 0)?).ok()
-    }
-
-    /// All headers.
-    pub fn headers(&self) -> Headers<'_> {
-        Headers::new(self.handle.headers())
-    }
-
-    /// The next chunk of the body; `None` at its end.
-    ///
-    /// # Errors
-    ///
-    /// Where the body broke off, or a limit passed.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
-        if self.ended {
-            return Ok(None);
-        }
-        // The operation outlives a future that is dropped meanwhile: no chunk is lost.
-        if !self.op.is_started() {
-            match self.handle.read(&mut self.op) {
-                EXT_OK => {}
-                status => return Err(FetchError::new(status, String::new())),
-            }
-        }
-        let outcome = poll_fn(|cx| self.op.poll(cx)).await;
-        self.ended = outcome.status != EXT_OK;
-        match outcome.status {
-            EXT_OK => Ok(Some(outcome.data)),
-            EXT_END => Ok(None),
-            status => Err(FetchError::new(status, outcome.message)),
-        }
-    }
-
-    /// The whole body.
-    ///
-    /// # Errors
-    ///
-    /// As for `chunk`; where it is over [`BYTES_MAX`](Self::BYTES_MAX).
-    pub async fn bytes(mut self) -> Result<Bytes, FetchError> {
-        let Some(first) = self.chunk().await? else {
-            return Ok(Bytes::new());
-        };
-        let Some(second) = self.chunk().await? else {
-            return Ok(first);
-        };
-        let mut whole = Vec::from(first);
-        whole.extend_from_slice(&second);
-        while let Some(chunk) = self.chunk().await? {
-            if whole.len() + chunk.len() > Self::BYTES_MAX {
-                return Err(FetchError::TooLarge(format!(
-                    "over {} bytes",
-                    Self::BYTES_MAX
-                )));
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(whole.into())
-    }
-
-    /// The whole body as text.
-    ///
-    /// # Errors
-    ///
-    /// As for `bytes`; a 502 where it is not UTF-8.
-    pub async fn text(self) -> Result<String> {
-        String::from_utf8(self.bytes().await?.into()).map_err(|error| {
-            bad_gateway("The upstream's answer could not be understood.").cause(error)
-        })
-    }
-
-    /// The whole body from JSON.
-    ///
-    /// # Errors
-    ///
-    /// As for `bytes`; a 502 where it is not such JSON.
-    pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
-        serde_json::from_slice(&self.bytes().await?).map_err(|error| {
-            bad_gateway("The upstream's answer could not be understood.").cause(error)
-        })
-    }
-}
-
-impl fmt::Debug for Fetched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fetched")
-            .field("status", &self.status)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why there is no answer to a call, or no more of it. Each says what is known of the cause, for a log.
-///
-/// As a handler's error it becomes a 504 for a time limit, a 500 for a call that could not be made, and a 502 for the rest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FetchError {
-    /// The target is not allowed under `[fetch]` in extension.toml.
-    NotAllowed(String),
-    /// The host's name cannot be resolved.
-    Resolve(String),
-    /// No connection could be made.
-    Connect(String),
-    /// The TLS handshake failed.
-    Tls(String),
-    /// A time limit passed.
-    Timeout(String),
-    /// The connection broke off.
-    Broken(String),
-    /// The request ended, or the extension is being stopped.
-    Cancelled(String),
-    /// The call could not be made as it was asked for: a header that cannot be one, for example.
-    Invalid(String),
-    /// The answer's body is larger than what was asked for can hold.
-    TooLarge(String),
-}
-
-impl FetchError {
-    fn new(status: ext_status, message: String) -> Self {
-        match status {
-            EXT_DENIED => Self::NotAllowed(message),
-            EXT_RESOLVE => Self::Resolve(message),
-            EXT_CONNECT => Self::Connect(message),
-            EXT_TLS => Self::Tls(message),
-            EXT_TIMEOUT => Self::Timeout(message),
-            EXT_CANCELLED | EXT_GONE => Self::Cancelled(message),
-            EXT_INVALID | EXT_STAGE => Self::Invalid(message),
-            _ => Self::Broken(message),
-        }
-    }
-
-    /// What a handler answers for it: nothing of the detail, which is for the log.
-    pub(crate) fn to_answer(&self) -> Error {
-        match self {
-            Self::Timeout(_) => Error::new(
-                504,
-                "GATEWAY_TIMEOUT",
-                "The upstream did not answer in time.",
-            ),
-            Self::Resolve(_) | Self::Connect(_) | Self::Tls(_) => {
-                bad_gateway("The upstream could not be reached.")
-            }
-            Self::Broken(_) => bad_gateway("The upstream broke off its answer."),
-            Self::TooLarge(_) => bad_gateway("The upstream's answer is too large."),
-            Self::NotAllowed(_) | Self::Cancelled(_) | Self::Invalid(_) => {
-                return Error::internal(self);
-            }
-        }
-        .cause(self)
-    }
-}
-
-fn bad_gateway(message: &'static str) -> Error {
-    Error::new(502, "BAD_GATEWAY", message)
-}
-
-impl fmt::Display for FetchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (sentence, detail) = match self {
-            Self::NotAllowed(detail) => (
-                "the target is not allowed by [fetch] in extension.toml",
-                detail,
-            ),
-            Self::Resolve(detail) => ("cannot resolve the upstream's name", detail),
-            Self::Connect(detail) => ("cannot connect to the upstream", detail),
-            Self::Tls(detail) => ("cannot agree on TLS with the upstream", detail),
-            Self::Timeout(detail) => ("the upstream did not answer in time", detail),
-            Self::Broken(detail) => ("the connection to the upstream broke off", detail),
-            Self::Cancelled(detail) => ("the call was cancelled", detail),
-            Self::Invalid(detail) => ("the call is not a valid one", detail),
-            Self::TooLarge(detail) => ("the upstream's answer is too large", detail),
-        };
-        if detail.is_empty() {
-            f.write_str(sentence)
-        } else {
-            write!(f, "{sentence}: {detail}")
-        }
-    }
-}
-
-impl error::Error for FetchError {}

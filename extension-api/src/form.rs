@@ -171,14 +171,14 @@ pub(crate) fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        rest = behind;
-        match (first, behind) {
-            (b'%', [high, low, behind @ ..])
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'%', [high, low, after @ ..])
                 if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
             {
                 bytes.push(hex(*high) << 4 | hex(*low));
-                rest = behind;
+                rest = after;
             }
             (b'+', _) if plus_is_space => bytes.push(b' '),
             _ => bytes.push(*first),

@@ -1,6 +1,6 @@
 //! Write an extension of extension-host in safe Rust.
 //!
-//! An extension is one shared library that serves HTTP requests below `/its-id`. A whole one, which passes the requests of
+//! An extension is one shared library that serves HTTP requests below `/its-id`. A complete one, which passes the requests of
 //! signed-in callers on to an API with a key that they never see:
 //!
 //! ```
@@ -45,7 +45,7 @@
 //!
 //! A handler is a plain `async fn`. Its future stays in the extension: it is polled on the worker thread of its request, need
 //! not be `Send`, and costs one allocation. It must not block; a handler that has to is declared by [`Router::blocking`].
-//! When the client leaves, the future is dropped where it waits, and what it had under way is cancelled. A panic is a 500 in the
+//! When the client leaves, the future is dropped where it waits, and its pending operations are cancelled. A panic is a 500 in the
 //! host's log; the next request is served.
 //!
 //! Futures of this crate work with every executor-independent combinator, and outside of handlers with [`block_on`].
@@ -57,10 +57,11 @@
 //! # The boundary
 //!
 //! `include/extension_api.h` is the contract between host and extension; [`abi`] mirrors it. All unsafe code of an extension is in
-//! this crate, in `bridge` and `export`.
+//! this crate: in `bridge`, `export` and `testing`.
 
 // What an author writes,
 mod endpoint;
+mod handler;
 mod router;
 
 // is asked,
@@ -69,12 +70,16 @@ mod headers;
 mod request;
 
 // answers,
+mod body_writer;
 mod error;
+mod header_lines;
 mod response;
 
 // and uses.
 mod context;
 mod fetch;
+mod fetch_error;
+mod fetched;
 mod form;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -88,16 +93,18 @@ mod bridge;
 pub mod abi;
 
 pub use accountability::Accountability;
-pub use bridge::Bytes;
-pub use bridge::task::block_on;
+pub use body_writer::BodyWriter;
+pub use bridge::{Bytes, block_on};
 pub use context::{Context, Level};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
-pub use fetch::{Base, Fetch, FetchError, Fetched, Sending};
+pub use fetch::{Base, Fetch, Sending};
+pub use fetch_error::FetchError;
+pub use fetched::Fetched;
 pub use form::Form;
 pub use headers::{Header, Headers};
 pub use request::Request;
-pub use response::{BodyWriter, Response};
+pub use response::Response;
 pub use router::Router;
 
 /// What nearly every extension uses: `use extension_api::prelude::*;`

@@ -11,8 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::abi::*;
 use crate::accountability::Accountability;
-use crate::bridge::task::Hold;
-use crate::bridge::{Bytes, Op};
+use crate::bridge::{Bytes, Hold, Op};
 use crate::error::{Error, Result};
 use crate::fetch::{Base, Fetch};
 use crate::form::{self, Form};
@@ -51,7 +50,7 @@ impl Request {
         self.hold.head().text(|head| &head.path).unwrap_or_default()
     }
 
-    /// What is behind the `?`, as sent, not decoded; empty without one.
+    /// What follows the `?`, as sent, not decoded; empty without one.
     pub fn query(&self) -> &str {
         self.hold
             .head()
@@ -107,7 +106,7 @@ impl Request {
         self.hold.head().text(|head| &head.id).unwrap_or_default()
     }
 
-    /// How long the host waits for the answer, from the beginning; `None`: for ever.
+    /// How long the host waits for the answer, from when the request came; `None`: without a limit.
     pub fn deadline(&self) -> Option<Duration> {
         match self.hold.head().raw().deadline_ms {
             0 => None,
@@ -228,7 +227,7 @@ impl fmt::Debug for Request {
 struct Reading {
     op: Op,
     left: Option<u64>,
-    begun: bool,
+    started: bool,
     ended: bool,
 }
 
@@ -238,24 +237,24 @@ impl Reading {
         Self {
             op: hold.op(),
             left,
-            begun: false,
+            started: false,
             ended: left == Some(0),
         }
     }
 
     fn poll_chunk(&mut self, hold: &Hold, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
-        let begun = std::mem::replace(&mut self.begun, true);
+        let started = std::mem::replace(&mut self.started, true);
         if self.ended {
             return Poll::Ready(Ok(None));
         }
-        if !begun && !hold.whole_body().is_empty() {
+        if !started && !hold.whole_body().is_empty() {
             self.ended = true;
             return Poll::Ready(Ok(Some(hold.whole_body().to_vec().into())));
         }
         // The operation outlives a future that is dropped meanwhile: no chunk is lost.
         let (mut status, mut data) = (EXT_OK, Bytes::new());
         if !self.op.is_started() {
-            status = hold.read(&mut self.op);
+            status = hold.start_read(&mut self.op);
         }
         if status == EXT_OK {
             let outcome = ready!(self.op.poll(cx));

@@ -1,16 +1,14 @@
-//! [`Response`]: what a handler answers; [`BodyWriter`]: a body that is written bit by bit.
+//! [`Response`]: what a handler answers.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 
 use serde::Serialize;
 
-use crate::abi::{EXT_CANCELLED, EXT_GONE, EXT_OK, ext_status};
-use crate::bridge::{Bytes, FetchedHandle, Op, Outlet};
-use crate::error::{Error, Result};
-use crate::fetch::Fetched;
-use crate::headers::Fields;
+use crate::body_writer::{BodyWriter, producer};
+use crate::bridge::{Answer, Body, Bytes};
+use crate::error::Result;
+use crate::fetched::Fetched;
+use crate::header_lines::HeaderLines;
 
 /// What a handler answers: a status, headers and a body.
 ///
@@ -22,27 +20,16 @@ use crate::headers::Fields;
 ///
 /// let answer = Response::text("Come back later.").status(503).header("retry-after", "30");
 /// ```
-pub struct Response {
-    /// 0 for that of a relayed answer.
-    pub(crate) status: u16,
-    pub(crate) headers: Fields,
-    pub(crate) body: Body,
-}
-
-pub(crate) enum Body {
-    Bytes(Bytes),
-    Relay(FetchedHandle),
-    Stream(Producer<'static>),
-}
+pub struct Response(Answer);
 
 impl Response {
     /// An answer of this status, from 200 to 599, without a body.
     pub fn new(status: u16) -> Self {
-        Self {
+        Self(Answer {
             status,
-            headers: Fields::default(),
+            headers: HeaderLines::default(),
             body: Body::Bytes(Bytes::new()),
-        }
+        })
     }
 
     /// 204, without a body.
@@ -59,8 +46,9 @@ impl Response {
     pub fn json(value: &(impl Serialize + ?Sized)) -> Self {
         let mut response = Self::of_type("application/json; charset=utf-8", Bytes::new());
         match serde_json::to_vec(value) {
-            Ok(json) => response.body = Body::Bytes(json.into()),
+            Ok(json) => response.0.body = Body::Bytes(json.into()),
             Err(error) => response
+                .0
                 .headers
                 .fail(format_args!("cannot write the answer as JSON: {error}")),
         }
@@ -69,13 +57,13 @@ impl Response {
 
     /// 200 with bytes; say what they are by `.header("content-type", …)`.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self {
+        Self(Answer {
             body: Body::Bytes(bytes.into()),
-            ..Self::new(200)
-        }
+            ..Self::new(200).0
+        })
     }
 
-    /// 200 with a body that `producer` writes while the client reads: a slow client slows it down. The head is sent before it
+    /// 200 with a body that `write` writes while the client reads: a slow client slows it down. The head is sent before it
     /// runs. Where it fails or panics, the connection is broken off, so that the client sees that the answer is not whole.
     ///
     /// ```
@@ -90,137 +78,76 @@ impl Response {
     ///     }))
     /// }
     /// ```
-    pub fn stream(producer: impl AsyncFnOnce(BodyWriter) -> Result<()> + 'static) -> Self {
-        Self {
-            body: Body::Stream(Producer::new(producer)),
-            ..Self::new(200)
-        }
+    pub fn stream(write: impl AsyncFnOnce(BodyWriter) -> Result<()> + 'static) -> Self {
+        Self(Answer {
+            body: Body::Stream(producer(write)),
+            ..Self::new(200).0
+        })
     }
 
     /// The answer to a fetch as it is: status, end-to-end headers, and the body as it arrives. It passes through the host
     /// alone, which costs what a built-in proxy costs. `status`, `set_header` and `remove_header` change its head;
     /// `header` sets, too.
     pub fn relay(fetched: Fetched) -> Self {
-        Self {
+        Self(Answer {
             status: 0,
-            headers: Fields::default(),
+            headers: HeaderLines::default(),
             body: Body::Relay(fetched.into_handle()),
-        }
+        })
     }
 
     /// Sets the status, from 200 to 599.
     pub fn status(mut self, status: u16) -> Self {
-        self.status = status;
+        self.0.status = status;
         self
     }
 
     /// Adds a header, beside others of that name.
     pub fn header(mut self, name: &str, value: impl AsRef<str>) -> Self {
-        self.headers.append(name, value.as_ref());
+        self.0.headers.append(name, value.as_ref());
         self
     }
 
     /// Sets a header, in place of others of that name.
     pub fn set_header(mut self, name: &str, value: impl AsRef<str>) -> Self {
-        self.headers.set(name, value.as_ref());
+        self.0.headers.set(name, value.as_ref());
         self
     }
 
     /// Removes the headers of that name, also those of a relayed answer.
     pub fn remove_header(mut self, name: &str) -> Self {
-        match self.body {
-            Body::Relay(_) => self.headers.remove(name),
-            _ => self.headers.drop_name(name),
+        match self.0.body {
+            Body::Relay(_) => self.0.headers.remove(name),
+            _ => self.0.headers.drop_name(name),
         }
         self
     }
 
     fn of_type(content_type: &'static str, body: Bytes) -> Self {
-        Self {
+        Self(Answer {
             status: 200,
-            headers: Fields::with_content_type(content_type),
+            headers: HeaderLines::with_content_type(content_type),
             body: Body::Bytes(body),
-        }
+        })
+    }
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        response.0
     }
 }
 
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let body = match &self.body {
+        let body = match &self.0.body {
             Body::Bytes(bytes) => format!("{} bytes", bytes.len()),
             Body::Relay(_) => "relayed".to_owned(),
             Body::Stream(_) => "streamed".to_owned(),
         };
         f.debug_struct("Response")
-            .field("status", &self.status)
+            .field("status", &self.0.status)
             .field("body", &body)
             .finish_non_exhaustive()
-    }
-}
-
-// ---- A body, bit by bit ----
-
-type Running<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
-
-/// Writes a body when it is time to.
-pub(crate) struct Producer<'a>(Box<dyn FnOnce(BodyWriter) -> Running<'a> + 'a>);
-
-impl<'a> Producer<'a> {
-    pub(crate) fn new(produce: impl AsyncFnOnce(BodyWriter) -> Result<()> + 'a) -> Self {
-        Self(Box::new(|out| Box::pin(async move { produce(out).await })))
-    }
-
-    pub(crate) fn start(self, outlet: Outlet) -> Running<'a> {
-        (self.0)(BodyWriter {
-            outlet,
-            op: outlet.op(),
-        })
-    }
-}
-
-/// Where a streamed body is written to: an answer, or an outgoing call.
-pub struct BodyWriter {
-    outlet: Outlet,
-    op: Op,
-}
-
-impl BodyWriter {
-    /// Writes a chunk, and waits until there is room for the next one.
-    ///
-    /// # Errors
-    ///
-    /// When the other side has left; best passed on by `?`.
-    pub async fn write(&mut self, chunk: impl Into<Bytes>) -> Result<()> {
-        let chunk = chunk.into();
-        // A write whose future was dropped is under way all the same.
-        self.settle().await?;
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        written(self.outlet.write(chunk, &mut self.op))?;
-        self.settle().await
-    }
-
-    async fn settle(&mut self) -> Result<()> {
-        if !self.op.is_started() {
-            return Ok(());
-        }
-        written(poll_fn(|cx| self.op.poll(cx)).await.status)
-    }
-}
-
-fn written(status: ext_status) -> Result<()> {
-    match status {
-        EXT_OK => Ok(()),
-        EXT_CANCELLED | EXT_GONE => Err(Error::client_left()),
-        other => Err(Error::internal(format_args!(
-            "cannot write the body: the host says {other}"
-        ))),
-    }
-}
-
-impl fmt::Debug for BodyWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BodyWriter")
     }
 }

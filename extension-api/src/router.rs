@@ -1,8 +1,7 @@
 //! [`Router`]: which handler serves which requests.
 
-use crate::abi::EXT_ROUTE_BLOCKING;
 use crate::error::Result;
-use crate::export::{Asynchronous, Blocking, Handler};
+use crate::handler::Handler;
 use crate::request::Request;
 use crate::response::Response;
 
@@ -42,8 +41,7 @@ pub(crate) struct Route<T> {
     /// `None`: every method.
     pub(crate) method: Option<String>,
     pub(crate) pattern: String,
-    pub(crate) flags: u32,
-    pub(crate) handler: Box<dyn Handler<T>>,
+    pub(crate) handler: Handler<T>,
 }
 
 macro_rules! methods {
@@ -87,7 +85,7 @@ impl<T: Send + Sync + 'static> Router<T> {
     where
         F: AsyncFn(&T, Request) -> Result<Response> + Send + Sync + 'static,
     {
-        self.push(method, pattern, 0, Box::new(Asynchronous(handler)));
+        self.push(method, pattern, Handler::Asynchronous(Box::new(handler)));
     }
 
     /// Serves by a handler that may block: called on a bounded pool of threads, when the whole body is here, in
@@ -96,20 +94,14 @@ impl<T: Send + Sync + 'static> Router<T> {
     where
         F: Fn(&T, Request) -> Result<Response> + Send + Sync + 'static,
     {
-        self.push(
-            method,
-            pattern,
-            EXT_ROUTE_BLOCKING,
-            Box::new(Blocking(handler)),
-        );
+        self.push(method, pattern, Handler::Blocking(Box::new(handler)));
     }
 
-    fn push(&mut self, method: &str, pattern: &str, flags: u32, handler: Box<dyn Handler<T>>) {
+    fn push(&mut self, method: &str, pattern: &str, handler: Handler<T>) {
         let method = (!method.is_empty()).then(|| method.to_owned());
         self.routes.push(Route {
             method,
             pattern: pattern.to_owned(),
-            flags,
             handler,
         });
     }

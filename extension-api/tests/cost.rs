@@ -200,7 +200,7 @@ unsafe extern "C" fn fetch(
 }
 
 unsafe extern "C" fn fetched_head(_: ext_fetched, head: *mut ext_fetched_head) -> ext_status {
-    // SAFETY: the extension's place, to be written.
+    // SAFETY: an out-pointer of the extension's.
     unsafe { (*head).status = 201 };
     EXT_OK
 }
@@ -273,7 +273,7 @@ struct Mounted {
 fn mounted() -> Mounted {
     let entry = export::entry::<(Plain, ())>(false);
     let mut instance = ptr::null_mut();
-    // SAFETY: the table lives for ever; nothing follows the context.
+    // SAFETY: the table is leaked; nothing follows the context.
     let status = unsafe { entry.create.unwrap()(callbacks(), ptr::dangling_mut(), &mut instance) };
     assert_eq!(status, EXT_OK);
     Mounted { entry, instance }
@@ -319,7 +319,7 @@ fn complete(completion: ext_completion, fetched: ext_fetched) {
         fetched,
         message: ABSENT,
     };
-    // SAFETY: registered by the extension, and taken out of its place: called once.
+    // SAFETY: registered by the extension, and taken out of the cell: called once.
     unsafe { completion.function.unwrap()(completion.user, &result) }
 }
 

@@ -758,7 +758,7 @@ fn an_endpoint_is_stopped() {
 }
 
 #[test]
-fn a_context_that_outlives_its_extension_comes_to_nothing() {
+fn a_context_that_outlives_its_extension_has_no_effect() {
     static KEPT: Mutex<Option<Context>> = Mutex::new(None);
 
     struct Keeper;

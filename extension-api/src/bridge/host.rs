@@ -1,15 +1,12 @@
-//! [`Host`]: the callbacks as safe functions.
+//! [`Host`]: the callbacks of an extension that need no waiting, as safe functions.
 #![expect(unsafe_code, reason = "calls the host's functions")]
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use super::task::Bound;
-use super::{ABSENT, Bytes, Lent, LentList, Op, bytes_of, slice, struct_size, thread, with_fields};
+use super::lent::{ABSENT, bytes_of, slice, with_fields};
 use crate::abi::*;
-use crate::headers::Fields;
 
 /// The host, as one extension knows it.
 ///
@@ -43,13 +40,13 @@ impl Host {
         }))
     }
 
-    /// Ends the time of `ctx`: waits for calls under way; later ones come to nothing.
+    /// Ends the time of `ctx`: waits for calls that have not returned; later ones have no effect.
     pub(crate) fn close(&self) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Calls `call` with a `ctx` that is alive until it returns; otherwise returns `closed`.
-    fn with_ctx<R>(
+    pub(super) fn with_ctx<R>(
         &self,
         closed: R,
         call: impl FnOnce(&ext_callbacks, *mut ext_context) -> R,
@@ -135,8 +132,14 @@ impl Host {
         self.with_ctx(0, |table, ctx| unsafe { (table.log_enabled)(ctx, level) }) != 0
     }
 
-    /// Writes a line, with the id of the request whose handler runs on this thread.
-    pub(crate) fn log(&self, level: u32, message: &str, fields: &[(&str, String)]) {
+    /// Writes a line, with the id of `request` where that is not zero.
+    pub(crate) fn log(
+        &self,
+        request: ext_request,
+        level: u32,
+        message: &str,
+        fields: &[(&str, String)],
+    ) {
         let fields = fields
             .iter()
             .map(|(name, value)| (*name, Some(value.as_bytes())));
@@ -144,16 +147,7 @@ impl Host {
             self.with_ctx((), |table, ctx| {
                 let message = slice(message.as_bytes());
                 // SAFETY: `ctx` is alive; message and fields are lent for the call.
-                unsafe {
-                    (table.log)(
-                        ctx,
-                        thread::request(),
-                        level,
-                        message,
-                        fields.as_ptr(),
-                        fields.len(),
-                    )
-                }
+                unsafe { (table.log)(ctx, request, level, message, fields.as_ptr(), fields.len()) }
             });
         });
     }
@@ -165,27 +159,6 @@ impl Host {
             unsafe { (table.base)(ctx, slice(url.as_bytes()), &mut base) }
         });
         ok(status).map(|()| base)
-    }
-
-    pub(crate) fn op(&self) -> Op {
-        Op::new(self.table)
-    }
-
-    pub(crate) fn sleep(&self, ms: u64, op: &mut Op) -> ext_status {
-        let mut handle = ext_op::default();
-        let request = thread::request();
-        let register = |completion| {
-            self.with_ctx(EXT_CANCELLED, |table, ctx| {
-                // SAFETY: `ctx` is alive; `handle` is ours to be written.
-                unsafe { (table.sleep)(ctx, request, ms, completion, &mut handle) }
-            })
-        };
-        // SAFETY: the completion goes to `sleep`, or nowhere.
-        let status = unsafe { op.start(Bound::new(request), register) };
-        if status == EXT_OK {
-            op.cancels(handle);
-        }
-        status
     }
 
     /// # Safety
@@ -201,259 +174,13 @@ impl Host {
             unsafe { (table.post)(ctx, request, completion) }
         })
     }
-
-    /// Starts a call, and returns the way for its body.
-    pub(crate) fn fetch(&self, outgoing: Outgoing<'_>, op: &mut Op) -> Result<Outlet, ext_status> {
-        let mut handle = ext_op::default();
-        let status = with_fields(outgoing.headers.iter(), |headers| {
-            let fetch = ext_fetch {
-                struct_size: struct_size::<ext_fetch>(),
-                flags: outgoing.flags,
-                base: outgoing.base,
-                reserved: 0,
-                method: outgoing
-                    .method
-                    .map_or(ABSENT, |method| slice(method.as_bytes())),
-                target: slice(outgoing.target),
-                headers: headers.as_ptr(),
-                header_count: headers.len(),
-                body: ext_buffer {
-                    ptr: ptr::null(),
-                    len: 0,
-                    owner: ptr::null_mut(),
-                    release: None,
-                },
-                request: outgoing.request,
-                connect_ms: outgoing.connect_ms,
-                first_byte_ms: outgoing.first_byte_ms,
-                total_ms: outgoing.total_ms,
-            };
-            let register = |completion| {
-                self.with_ctx(EXT_CANCELLED, |table, ctx| {
-                    let fetch = ext_fetch {
-                        body: outgoing.body.into_raw(),
-                        ..fetch
-                    };
-                    // SAFETY: `ctx` is alive; all slices are lent for the call; the body is given in every case; `handle` is
-                    // ours to be written.
-                    unsafe { (table.fetch)(ctx, &fetch, completion, &mut handle) }
-                })
-            };
-            // SAFETY: the completion goes to `fetch`, or nowhere.
-            unsafe { op.start(Bound::new(outgoing.request), register) }
-        });
-        ok(status)?;
-        op.cancels(handle);
-        Ok(Outlet {
-            table: self.table,
-            to: To::Call(handle),
-        })
-    }
 }
 
-fn ok(status: ext_status) -> Result<(), ext_status> {
+/// A status as a `Result`: EXT_OK, or why it is not.
+pub(super) fn ok(status: ext_status) -> Result<(), ext_status> {
     if status == EXT_OK {
         Ok(())
     } else {
         Err(status)
-    }
-}
-
-/// A call before it is made.
-pub(crate) struct Outgoing<'a> {
-    pub(crate) base: ext_base,
-    pub(crate) flags: u32,
-    pub(crate) request: ext_request,
-    pub(crate) method: Option<&'a str>,
-    pub(crate) target: &'a [u8],
-    pub(crate) headers: &'a Fields,
-    pub(crate) body: Bytes,
-    pub(crate) connect_ms: u64,
-    pub(crate) first_byte_ms: u64,
-    pub(crate) total_ms: u64,
-}
-
-/// Where a streamed body goes: the answer to a request, or an outgoing call.
-#[derive(Clone, Copy)]
-pub(crate) struct Outlet {
-    table: &'static ext_callbacks,
-    to: To,
-}
-
-#[derive(Clone, Copy)]
-enum To {
-    Answer(ext_request),
-    Call(ext_op),
-}
-
-impl Outlet {
-    pub(super) fn answer(table: &'static ext_callbacks, request: ext_request) -> Self {
-        Self {
-            table,
-            to: To::Answer(request),
-        }
-    }
-
-    pub(crate) fn op(self) -> Op {
-        Op::new(self.table)
-    }
-
-    pub(crate) fn write(self, chunk: Bytes, op: &mut Op) -> ext_status {
-        // SAFETY: the completion goes to one of the two. Both take every handle, also one whose time is over; the chunk is
-        // given in every case.
-        unsafe {
-            op.start(None, |completion| match self.to {
-                To::Answer(request) => (self.table.write)(request, chunk.into_raw(), completion),
-                To::Call(call) => (self.table.fetch_write)(call, chunk.into_raw(), completion),
-            })
-        }
-    }
-
-    pub(crate) fn end(self, status: ext_status) -> ext_status {
-        // SAFETY: both take every handle, also one whose time is over.
-        unsafe {
-            match self.to {
-                To::Answer(request) => (self.table.end)(request, status),
-                To::Call(call) => (self.table.fetch_end)(call, status),
-            }
-        }
-    }
-}
-
-/// The answer to a fetch, which is given up when this is dropped.
-pub(crate) struct FetchedHandle {
-    table: &'static ext_callbacks,
-    fetched: ext_fetched,
-}
-
-impl FetchedHandle {
-    /// # Safety
-    ///
-    /// `fetched` must be zero, or an answer that is the caller's to end.
-    pub(super) unsafe fn from_raw(
-        table: &'static ext_callbacks,
-        fetched: ext_fetched,
-    ) -> Option<Self> {
-        let is_zero = fetched.slot == 0 && fetched.generation == 0;
-        (!is_zero).then_some(Self { table, fetched })
-    }
-
-    /// Gives the answer away, to `relay`.
-    pub(super) fn into_raw(self) -> ext_fetched {
-        std::mem::ManuallyDrop::new(self).fetched
-    }
-
-    pub(crate) fn op(&self) -> Op {
-        Op::new(self.table)
-    }
-
-    /// Status and length of the body, where it is known.
-    pub(crate) fn head(&self) -> (u16, Option<u64>) {
-        let mut head = ext_fetched_head {
-            struct_size: struct_size::<ext_fetched_head>(),
-            status: 0,
-            body_length: -1,
-        };
-        // SAFETY: `head` is ours to be written, and says its size.
-        unsafe { (self.table.fetched_head)(self.fetched, &mut head) };
-        (head.status as u16, u64::try_from(head.body_length).ok())
-    }
-
-    pub(crate) fn header(&self, name: &str, index: usize) -> Option<&[u8]> {
-        let mut value = ABSENT;
-        // SAFETY: the name is lent for the call; `value` is ours to be written.
-        let status = unsafe {
-            (self.table.fetched_header)(self.fetched, slice(name.as_bytes()), index, &mut value)
-        };
-        if status != EXT_OK {
-            return None;
-        }
-        // SAFETY: lent until `relay` or `fetched_drop`, which both take or drop `self`.
-        unsafe { bytes_of(value) }
-    }
-
-    pub(crate) fn headers(&self) -> LentList<'_, ext_field> {
-        let (mut fields, mut count) = (ptr::null(), 0);
-        // SAFETY: both are ours to be written.
-        let status = unsafe { (self.table.fetched_headers)(self.fetched, &mut fields, &mut count) };
-        if status != EXT_OK {
-            return LentList::EMPTY;
-        }
-        // SAFETY: lent until `relay` or `fetched_drop`, which both take or drop `self`.
-        unsafe { LentList::new(fields, count) }
-    }
-
-    pub(crate) fn read(&self, op: &mut Op) -> ext_status {
-        // SAFETY: the completion goes to `fetched_read`, which takes every handle.
-        unsafe {
-            op.start(None, |completion| {
-                (self.table.fetched_read)(self.fetched, completion)
-            })
-        }
-    }
-}
-
-impl Drop for FetchedHandle {
-    fn drop(&mut self) {
-        // SAFETY: takes every handle; ours has not been given away, or `into_raw` would have kept `drop` from it.
-        unsafe { (self.table.fetched_drop)(self.fetched) };
-    }
-}
-
-/// The parts of a request that are read through callbacks. `Hold` keeps the request unfinished meanwhile.
-impl super::task::Hold {
-    pub(crate) fn head(&self) -> Lent<'_, ext_request_head> {
-        // SAFETY: the head is lent until the request is finished, which waits for this hold to be dropped.
-        unsafe { Lent::new(self.raw_head().as_ref()) }
-    }
-
-    pub(crate) fn header(&self, name: &str, index: usize) -> Option<&[u8]> {
-        let mut value = ABSENT;
-        // SAFETY: the name is lent for the call; `value` is ours to be written.
-        let status = unsafe {
-            (self.table().header)(self.handle(), slice(name.as_bytes()), index, &mut value)
-        };
-        if status != EXT_OK {
-            return None;
-        }
-        // SAFETY: lent like the head.
-        unsafe { bytes_of(value) }
-    }
-
-    pub(crate) fn headers(&self) -> LentList<'_, ext_field> {
-        let (mut fields, mut count) = (ptr::null(), 0);
-        // SAFETY: both are ours to be written.
-        let status = unsafe { (self.table().headers)(self.handle(), &mut fields, &mut count) };
-        if status != EXT_OK {
-            return LentList::EMPTY;
-        }
-        // SAFETY: lent like the head.
-        unsafe { LentList::new(fields, count) }
-    }
-
-    /// The whole body, on a route that has it read beforehand.
-    pub(crate) fn whole_body(&self) -> &[u8] {
-        let body = self.head().raw().body;
-        // SAFETY: lent like the head.
-        unsafe {
-            bytes_of(ext_slice {
-                ptr: body.ptr,
-                len: body.len,
-            })
-        }
-        .unwrap_or_default()
-    }
-
-    pub(crate) fn op(&self) -> Op {
-        Op::new(self.table())
-    }
-
-    pub(crate) fn read(&self, op: &mut Op) -> ext_status {
-        // SAFETY: the completion goes to `read`, which takes every handle.
-        unsafe {
-            op.start(None, |completion| {
-                (self.table().read)(self.handle(), completion)
-            })
-        }
     }
 }

@@ -12,8 +12,12 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::task::Bound;
-use super::{Bytes, FetchedHandle, bytes_of, guarded, thread};
+use super::bound::BoundOperation;
+use super::bytes::Bytes;
+use super::fetched::FetchedHandle;
+use super::lent::bytes_of;
+use super::panics::catch_panic;
+use super::thread;
 use crate::abi::{
     EXT_CANCELLED, EXT_OK, ext_callbacks, ext_completion, ext_op, ext_result, ext_status,
 };
@@ -26,11 +30,11 @@ pub(crate) struct Outcome {
     pub(crate) message: String,
 }
 
-/// An operation: idle, under way, or completed and not yet looked at.
+/// An operation: idle, pending, or completed and not yet looked at.
 pub(crate) struct Op {
     table: &'static ext_callbacks,
     shared: Option<Arc<Shared>>,
-    cancels: Option<ext_op>,
+    cancel: Option<ext_op>,
 }
 
 struct Shared {
@@ -40,8 +44,8 @@ struct Shared {
 
 enum State {
     Idle,
-    /// With the task that is to be told when the client leaves.
-    UnderWay(Option<Waker>, Option<Bound>),
+    /// What is woken by the completion, and the task that learns that the client has left.
+    Pending(Option<Waker>, Option<BoundOperation>),
     Completed(Outcome),
     Abandoned,
 }
@@ -51,7 +55,7 @@ impl Op {
         Self {
             table,
             shared: None,
-            cancels: None,
+            cancel: None,
         }
     }
 
@@ -70,7 +74,7 @@ impl Op {
     /// `register` must hand the completion to one callback of the host, once, and return what that returned.
     pub(super) unsafe fn start(
         &mut self,
-        bound: Option<Bound>,
+        bound: Option<BoundOperation>,
         register: impl FnOnce(ext_completion) -> ext_status,
     ) -> ext_status {
         debug_assert!(
@@ -84,7 +88,7 @@ impl Op {
                 state: Mutex::new(State::Idle),
             })
         });
-        *shared.lock() = State::UnderWay(None, bound);
+        *shared.lock() = State::Pending(None, bound);
         let user = Arc::into_raw(Arc::clone(shared));
         let status = register(ext_completion {
             function: Some(completed),
@@ -92,7 +96,7 @@ impl Op {
         });
         if status != EXT_OK {
             let state = mem::replace(&mut *shared.lock(), State::Idle);
-            if let State::UnderWay(_, Some(bound)) = state {
+            if let State::Pending(_, Some(bound)) = state {
                 bound.release();
             }
             // SAFETY: made by `into_raw` above; the host does not call the completion of what it has not accepted.
@@ -102,8 +106,8 @@ impl Op {
     }
 
     /// Has the operation cancelled when this is dropped before its end.
-    pub(super) fn cancels(&mut self, op: ext_op) {
-        self.cancels = Some(op);
+    pub(super) fn cancel_on_drop(&mut self, op: ext_op) {
+        self.cancel = Some(op);
     }
 
     /// Takes the outcome, or has the task woken when there is one.
@@ -114,14 +118,14 @@ impl Op {
             .expect("an operation is started before it is awaited");
         let mut state = shared.lock();
         match &mut *state {
-            State::UnderWay(Some(waker), _) => waker.clone_from(cx.waker()),
-            State::UnderWay(waker, _) => *waker = Some(cx.waker().clone()),
+            State::Pending(Some(waker), _) => waker.clone_from(cx.waker()),
+            State::Pending(waker, _) => *waker = Some(cx.waker().clone()),
             State::Completed(_) => {
                 let State::Completed(outcome) = mem::replace(&mut *state, State::Idle) else {
                     unreachable!()
                 };
                 drop(state);
-                self.cancels = None;
+                self.cancel = None;
                 return Poll::Ready(outcome);
             }
             State::Idle | State::Abandoned => {
@@ -144,7 +148,7 @@ impl Drop for Op {
         // Replaced first, dropped after: a waker or an outcome may run code that comes back here.
         let before = mem::replace(&mut *state, State::Abandoned);
         drop(state);
-        if let (State::UnderWay(..), Some(op)) = (&before, self.cancels) {
+        if let (State::Pending(..), Some(op)) = (&before, self.cancel) {
             // SAFETY: `cancel` takes every handle, also one whose time is over.
             unsafe { (self.table.cancel)(op) }
         }
@@ -162,11 +166,11 @@ impl Shared {
         let before = mem::replace(&mut *state, State::Abandoned);
         let is_cancelled = outcome.status == EXT_CANCELLED;
         let (waker, bound) = match before {
-            State::UnderWay(waker, bound) => {
+            State::Pending(waker, bound) => {
                 *state = State::Completed(outcome);
                 (waker, bound)
             }
-            // Nobody waits any more: the outcome is dropped, and with it what it holds.
+            // The `Op` was dropped: so is the outcome, and with it what it holds.
             _ => (None, None),
         };
         drop(state);
@@ -197,9 +201,9 @@ unsafe extern "C" fn completed(user: *mut c_void, result: *const ext_result) {
         },
     };
     // A waker may be the author's own code; what it panics with has nowhere to go.
-    let _ = guarded(|| {
+    let _ = catch_panic(|| {
         let woken = thread::collect_woken(|| {
-            let _ = guarded(|| shared.complete(outcome));
+            let _ = catch_panic(|| shared.complete(outcome));
         });
         if let Some(task) = woken {
             task.run();

@@ -91,7 +91,7 @@ impl Drop for Running<'_> {
 }
 
 /// Calls `complete`, and returns the task of this worker that was woken by it: the caller polls it right away, which
-/// saves a way through the host's event loop.
+/// saves a pass through the host's event loop.
 pub(super) fn collect_woken(complete: impl FnOnce()) -> Option<TaskRef> {
     THREAD.with(|thread| {
         let outer = thread.collecting.replace(true);
@@ -105,7 +105,7 @@ pub(super) fn collect_woken(complete: impl FnOnce()) -> Option<TaskRef> {
     })
 }
 
-/// Leaves a woken task to `collect_woken`; gives it back where that is not under way, or has one already.
+/// Leaves a woken task to `collect_woken`; Err: that is not running, or has a task already.
 pub(super) fn leave_woken(task: TaskRef) -> Result<(), TaskRef> {
     THREAD.with(|thread| {
         if !thread.collecting.get() {
