@@ -9,6 +9,7 @@ mod authoring;
 mod conformance;
 mod connections;
 mod copies;
+mod examples;
 mod faults;
 mod fetch;
 mod http;
