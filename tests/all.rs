@@ -10,6 +10,7 @@ mod callback_cases;
 mod conformance;
 mod connections;
 mod copies;
+mod examples;
 mod faults;
 mod fetch;
 mod http;

@@ -8,11 +8,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tempfile::TempDir;
 
 /// The packages whose binary or library the tests run. Those that are not in the checkout are left out.
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 9] = [
     "extension-host",
     "extension-host-tests",
     "directus-extension-endpoint-twilio",
     "directus-extension-endpoint-twilio-standin",
+    "directus-extension-endpoint-city",
+    "directus-extension-endpoint-events",
+    "directus-extension-endpoint-signup",
+    "directus-extension-endpoint-upload",
+    "directus-extension-endpoint-webhook",
 ];
 
 /// The host's binary.
