@@ -219,6 +219,13 @@ impl Reader<'_> {
     /// Notes what the `use`s of a block bring in, before the block is read.
     fn collect_aliases(&mut self, items: &[syn::Item]) {
         for item in items {
+            if let syn::Item::Mod(item) = item {
+                let name = item.ident.to_string();
+                let path = [self.module.as_slice(), std::slice::from_ref(&name)].concat();
+                self.aliases.last_mut().expect("a block").insert(name, path);
+            }
+        }
+        for item in items {
             if let syn::Item::Use(item) = item {
                 for (name, path) in flattened(&item.tree) {
                     if let Some(own) = self.own(&path) {
@@ -290,7 +297,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let is_public = !matches!(item.vis, syn::Visibility::Inherited);
         for (name, path) in flattened(&item.tree) {
             self.note(&path);
-            if is_public && let Some(own) = self.own(&path) {
+            let is_outermost = self.aliases.len() == 1;
+            if is_public
+                && is_outermost
+                && let Some(own) = self.own(&path)
+            {
                 self.file.re_exports.insert(name, own);
             }
         }
