@@ -1,6 +1,7 @@
 //! A client that does exactly what it is told, for what wrk cannot do.
 //!
-//! - `bench-client ask PORT PATH COUNT [HEADER…]`: so many requests, one after the other, on one connection.
+//! - `bench-client ask PORT PATH COUNT SETS [HEADER…]`: so many requests, one after the other, on one connection. Each carries
+//!   the headers that all share, and behind them those of its own line in the file SETS, parted there by tabs.
 //! - `bench-client idle PORT PATH COUNT`: so many connections, each used once, held until the standard input ends.
 //! - `bench-client get PORT PATH`: one answer of any size; prints its bytes and seconds.
 //! - `bench-client echo PORT PATH BYTES`: sends a body of that size and reads as much back; prints bytes and seconds.
@@ -19,7 +20,7 @@ fn main() -> io::Result<()> {
             .unwrap_or(1)
     };
     match what.as_str() {
-        "ask" => ask(port, path, number(), arguments.get(4..).unwrap_or_default()),
+        "ask" => ask(port, path, number(), &arguments[4], &arguments[5..]),
         "idle" => idle(port, path, number()),
         "get" => get(port, path),
         "echo" => echo(port, path, number()),
@@ -33,15 +34,16 @@ fn connect(port: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn ask(port: &str, path: &str, count: usize, headers: &[String]) -> io::Result<()> {
+fn ask(port: &str, path: &str, count: usize, sets: &str, shared: &[String]) -> io::Result<()> {
     let mut stream = connect(port)?;
-    let mut request = format!("GET {path} HTTP/1.1\r\n");
-    for header in headers {
-        request.push_str(header);
-        request.push_str("\r\n");
+    let mut head = format!("GET {path} HTTP/1.1\r\n");
+    for header in shared {
+        head.push_str(header);
+        head.push_str("\r\n");
     }
-    request.push_str("\r\n");
-    for _ in 0..count {
+    let sets = std::fs::read_to_string(sets)?;
+    for own in sets.lines().cycle().take(count) {
+        let request = format!("{head}{}\r\n\r\n", own.replace('\t', "\r\n"));
         stream.write_all(request.as_bytes())?;
         read_answer(&mut stream)?;
     }
