@@ -135,7 +135,7 @@ fn serve(extensions_path: PathBuf) -> Result<SocketAddr, Failed> {
     host.load_extensions()?;
     let (listening, listens) = mpsc::channel();
     thread::spawn(move || {
-        // An error says that nobody listens any more.
+        // Err: nobody listens any more.
         let tell = |addresses: &[SocketAddr]| {
             let _ = listening.send(addresses[0]);
         };

@@ -17,7 +17,6 @@ use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::log;
-use extension_host::platform::memory;
 use extension_host::server::{self, Host};
 
 fn main() -> ExitCode {
@@ -110,8 +109,6 @@ fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std:
             log::info("listening", &[("address", address)]);
         }
         ready();
-        // The start is over.
-        memory::let_code_go();
     };
     host.load_extensions()?;
     actix_rt::System::new().block_on(server::run(host, listening))?;

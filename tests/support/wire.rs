@@ -53,7 +53,7 @@ impl Connection {
 
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) -> &mut Self {
-        // An error says that the server has closed the connection, and so knows.
+        // Err: the server has closed the connection, and so knows.
         let _ = self.stream.shutdown(Shutdown::Write);
         self
     }

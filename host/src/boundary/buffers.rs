@@ -18,7 +18,7 @@ pub fn give(data: Bytes) -> abi::ext_buffer {
     }
     let (ptr, len) = (data.as_ptr(), data.len());
     let owner = Box::into_raw(Box::new(data)).cast::<c_void>();
-    contract_checks::given(owner as usize);
+    contract_checks::note_buffer_given(owner as usize);
     abi::ext_buffer {
         ptr,
         len,
@@ -28,7 +28,7 @@ pub fn give(data: Bytes) -> abi::ext_buffer {
 }
 
 unsafe extern "C" fn release(owner: *mut c_void, _ptr: *const u8, _len: usize) {
-    if !contract_checks::released(owner as usize) {
+    if !contract_checks::note_buffer_released(owner as usize) {
         return;
     }
     // SAFETY: `owner` came from `give`, and the receiver releases once.
@@ -40,18 +40,18 @@ unsafe extern "C" fn release(owner: *mut c_void, _ptr: *const u8, _len: usize) {
 /// # Safety
 /// The buffer was given by the rules of the header: its memory stays unchanged until it is released.
 pub unsafe fn take(buffer: abi::ext_buffer) -> Bytes {
-    struct Given(abi::ext_buffer);
+    struct ForeignBuffer(abi::ext_buffer);
     // SAFETY: a given buffer may be read and released on every thread (header).
-    unsafe impl Send for Given {}
+    unsafe impl Send for ForeignBuffer {}
     // SAFETY: as above; it is only read.
-    unsafe impl Sync for Given {}
-    impl AsRef<[u8]> for Given {
+    unsafe impl Sync for ForeignBuffer {}
+    impl AsRef<[u8]> for ForeignBuffer {
         fn as_ref(&self) -> &[u8] {
             // SAFETY: the caller's promise: unchanged and alive until it is released, in `drop`.
             unsafe { std::slice::from_raw_parts(self.0.ptr, self.0.len) }
         }
     }
-    impl Drop for Given {
+    impl Drop for ForeignBuffer {
         fn drop(&mut self) {
             if let Some(release) = self.0.release {
                 // SAFETY: released once, here.
@@ -59,7 +59,7 @@ pub unsafe fn take(buffer: abi::ext_buffer) -> Bytes {
             }
         }
     }
-    let given = Given(buffer);
+    let foreign = ForeignBuffer(buffer);
     if buffer.len == 0 || buffer.ptr.is_null() {
         return Bytes::new();
     }
@@ -67,5 +67,5 @@ pub unsafe fn take(buffer: abi::ext_buffer) -> Bytes {
         // SAFETY: without a release function the bytes are constant for the life of the process (header).
         return Bytes::from_static(unsafe { std::slice::from_raw_parts(buffer.ptr, buffer.len) });
     }
-    Bytes::from_owner(given)
+    Bytes::from_owner(foreign)
 }

@@ -69,7 +69,7 @@ pub fn call_due() -> bool {
 ///
 /// While it is owed, the extension is not destroyed.
 pub struct Completion {
-    owed: Option<abi::ext_completion>,
+    uncalled: Option<abi::ext_completion>,
     flight: Option<Flight>,
 }
 
@@ -131,7 +131,7 @@ impl Completion {
     /// Takes over what a callback was given, where the callback will return EXT_OK.
     pub fn new(completion: abi::ext_completion) -> Self {
         Self {
-            owed: Some(completion),
+            uncalled: Some(completion),
             flight: None,
         }
     }
@@ -143,12 +143,12 @@ impl Completion {
 
     /// Gives it up uncalled, where the callback returns a failure after all.
     pub fn forget(mut self) {
-        self.owed = None;
+        self.uncalled = None;
     }
 
     /// Calls it, on the worker's loop.
     pub fn call(mut self, outcome: Outcome) {
-        let Some(completion) = self.owed.take() else {
+        let Some(completion) = self.uncalled.take() else {
             return;
         };
         let worker = worker::current();
@@ -160,11 +160,11 @@ impl Completion {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        let Some(completion) = self.owed.take() else {
+        let Some(completion) = self.uncalled.take() else {
             return;
         };
         let again = Self {
-            owed: Some(completion),
+            uncalled: Some(completion),
             flight: self.flight.take(),
         };
         let cancelled = Outcome::failed(abi::EXT_CANCELLED);

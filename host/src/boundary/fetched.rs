@@ -135,16 +135,16 @@ impl Handle {
         let Some(local) = self.local() else {
             return Err((completion, abi::EXT_GONE));
         };
-        let mut own = local.borrow_mut();
-        if own.reading.is_some() {
+        let mut local_state = local.borrow_mut();
+        if local_state.reading.is_some() {
             return Err((completion, abi::EXT_BUSY));
         }
-        completion.hold(own.flight.clone());
-        match poll(&mut own, &mut Context::from_waker(Waker::noop())) {
+        completion.hold(local_state.flight.clone());
+        match poll(&mut local_state, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => complete(worker, completion, outcome),
             Poll::Pending => {
                 let task = actix_rt::spawn(self.read_to_its_end()).abort_handle();
-                own.reading = Some((completion, task));
+                local_state.reading = Some((completion, task));
             }
         }
         Ok(())

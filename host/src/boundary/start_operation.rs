@@ -134,7 +134,7 @@ pub(super) fn begin(
 fn refused(status: ext_status) -> ext_status {
     if status == EXT_BUSY {
         contract_checks::note(Rule::OneAtATime, || {
-            "a read or write was begun while one was under way".to_owned()
+            "a read or write was begun while one was in flight".to_owned()
         });
     }
     staged("write", status)

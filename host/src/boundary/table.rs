@@ -152,7 +152,7 @@ unsafe extern "C" fn log_line(
         return;
     }
     let request = of_request(request);
-    let own: Vec<(String, String)> = slice_of(fields, field_count)
+    let texts: Vec<(String, String)> = slice_of(fields, field_count)
         .iter()
         .map(|field| (lossy(&field.name), lossy(&field.value)))
         .collect();
@@ -162,7 +162,8 @@ unsafe extern "C" fn log_line(
         line.push(("request", id));
     }
     line.extend(
-        own.iter()
+        texts
+            .iter()
             .map(|(name, value)| (name.as_str(), value as &dyn std::fmt::Display)),
     );
     log::event(level, &lossy(&message), &line);

@@ -36,13 +36,13 @@ pub fn mapped() -> u64 {
     MAPPED.load(Ordering::Relaxed)
 }
 
-/// Whether a library is being opened. Says so, once, where that takes longer than `patience`: for nothing can be done about it.
-pub fn is_opening(patience: Duration) -> bool {
+/// Whether a library is being opened. Says so, once, where that takes longer than `timeout`: for nothing can be done about it.
+pub fn is_opening(timeout: Duration) -> bool {
     let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(opening) = &mut *opening else {
         return false;
     };
-    if opening.since.elapsed() >= patience && !std::mem::replace(&mut opening.is_told, true) {
+    if opening.since.elapsed() >= timeout && !std::mem::replace(&mut opening.is_told, true) {
         log::event(
             Level::Error,
             "the initialisers of a library do not return, and nothing else is loaded until they do; if they never will, remove that extension and start the host again",

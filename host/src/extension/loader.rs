@@ -14,7 +14,7 @@ use super::loaded::Extension;
 use super::manifest;
 use super::marks::FileMarks;
 use super::pipeline::{NextStep, Ready, Seen, ahead};
-use super::registry::{Entry, Registry, State};
+use super::registry::{FolderEntry, Registry, State};
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
 use crate::platform::log::{self, Level};
@@ -121,7 +121,13 @@ pub fn refresh(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chan
 }
 
 /// Whether an extension has to be looked at again.
-fn is_due(known: &Entry, marks: &FileMarks, env: &Env, scope: &Scope<'_>, next: &Registry) -> bool {
+fn is_due(
+    known: &FolderEntry,
+    marks: &FileMarks,
+    env: &Env,
+    scope: &Scope<'_>,
+    next: &Registry,
+) -> bool {
     let is_meant = match scope {
         Scope::Changed => false,
         Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
@@ -150,13 +156,13 @@ fn is_due(known: &Entry, marks: &FileMarks, env: &Env, scope: &Scope<'_>, next: 
 fn attempt(
     catalog: &Arc<Catalog>,
     hooks: &mut HookThread,
-    known: Option<&Entry>,
+    known: Option<&FolderEntry>,
     folder: &Folder,
     Ready { marks, next: step }: Ready,
     next: &mut Registry,
-) -> (Entry, What) {
-    let before = known.and_then(Entry::extension);
-    let entry = |state, rejected| Entry {
+) -> (FolderEntry, What) {
+    let before = known.and_then(FolderEntry::extension);
+    let entry = |state, rejected| FolderEntry {
         folder: folder.name.clone(),
         state,
         marks,

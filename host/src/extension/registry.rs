@@ -15,7 +15,7 @@ use crate::platform::fnv::FnvMap;
 pub struct Registry {
     mounts: FnvMap<Mount>,
     /// Every extension folder, by name, and what became of it.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<FolderEntry>,
     /// Folders that look like an extension's and are none.
     pub passed_over: Vec<PassedOver>,
 }
@@ -40,7 +40,7 @@ impl Mount {
 
 /// An extension folder and what became of it.
 #[derive(Clone)]
-pub struct Entry {
+pub struct FolderEntry {
     /// The folder's name.
     pub folder: String,
     /// Served, switched off, or refused.
@@ -64,7 +64,7 @@ pub enum State {
     Refused(Arc<LoadError>),
 }
 
-impl Entry {
+impl FolderEntry {
     /// The loaded extension, switched off or not.
     pub fn extension(&self) -> Option<&Arc<Extension>> {
         match &self.state {
@@ -81,13 +81,13 @@ impl Registry {
     }
 
     /// What became of a folder.
-    pub fn entry(&self, folder: &str) -> Option<&Entry> {
+    pub fn entry(&self, folder: &str) -> Option<&FolderEntry> {
         self.entries.iter().find(|entry| entry.folder == folder)
     }
 
     /// All extensions that are loaded, switched off or not.
     pub fn loaded(&self) -> impl Iterator<Item = &Arc<Extension>> {
-        self.entries.iter().filter_map(Entry::extension)
+        self.entries.iter().filter_map(FolderEntry::extension)
     }
 
     /// The extensions that are served.

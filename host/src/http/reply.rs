@@ -39,7 +39,7 @@ pub enum Refusal {
     ContentTooLarge,
     /// The body broke off, or is not well-formed.
     BadBody,
-    /// As many requests as the extension may handle are under way.
+    /// As many requests as the extension may handle are in flight.
     Busy,
     /// The extension did not answer in time.
     Timeout,

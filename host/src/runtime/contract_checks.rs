@@ -1,7 +1,7 @@
 //! The rules of the header that an extension can break, and where the host notes that one did.
 //!
-//! A host that serves answers a breach with a status and a log line and goes on; nothing is noted then. Under
-//! `extension-host check` each breach is kept until it is asked for.
+//! A host that serves answers a violation with a status and a log line and goes on; nothing is noted then. Under
+//! `extension-host check` each violation is kept until it is asked for.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +58,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// All of them, in the order in which they are told.
+    /// All of them, in the order in which they are listed.
     pub const ALL: [Self; 21] = [
         Self::DoesNotCrash,
         Self::DoesNotPanic,
@@ -85,20 +85,20 @@ impl Rule {
 
     /// Its stable name.
     pub fn id(self) -> &'static str {
-        self.told().0
+        self.texts().0
     }
 
     /// What the header says.
     pub fn header(self) -> &'static str {
-        self.told().1
+        self.texts().1
     }
 
     /// What its author can do.
     pub fn remedy(self) -> &'static str {
-        self.told().2
+        self.texts().2
     }
 
-    fn told(self) -> (&'static str, &'static str, &'static str) {
+    fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::DoesNotCrash => (
                 "does-not-crash",
@@ -128,7 +128,7 @@ impl Rule {
             Self::FinishesRequests => (
                 "finishes-requests",
                 "finish it soon, best by `drop`",
-                "finish the request when a completion says EXT_CANCELLED; without one under way, let `watch` tell that the client has left",
+                "finish the request when a completion says EXT_CANCELLED; without one in flight, let `watch` tell that the client has left",
             ),
             Self::LetsFinishedGo => (
                 "lets-finished-go",
@@ -211,7 +211,7 @@ impl Rule {
 
 /// That a rule was broken.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Breach {
+pub struct Violation {
     /// Which.
     pub rule: Rule,
     /// How.
@@ -219,22 +219,22 @@ pub struct Breach {
 }
 
 static WATCHING: AtomicBool = AtomicBool::new(false);
-static KEPT: Mutex<Vec<Breach>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<Violation>> = Mutex::new(Vec::new());
 /// Where buffers are that the extension was given and has not released.
-static GIVEN: Mutex<Option<HashSet<usize>>> = Mutex::new(None);
+static UNRELEASED: Mutex<Option<HashSet<usize>>> = Mutex::new(None);
 
-/// From now on breaches are kept.
+/// From now on violations are kept.
 pub fn watch() {
-    *lock(&GIVEN) = Some(HashSet::new());
+    *lock(&UNRELEASED) = Some(HashSet::new());
     WATCHING.store(true, Ordering::Release);
 }
 
-/// Whether breaches are kept.
+/// Whether violations are kept.
 pub fn is_watched() -> bool {
     WATCHING.load(Ordering::Relaxed)
 }
 
-/// Keeps a breach, where breaches are kept. Costs one relaxed load elsewhere.
+/// Keeps a violation, where violations are kept. Costs one relaxed load elsewhere.
 pub fn note(rule: Rule, how: impl FnOnce() -> String) {
     if is_watched() {
         keep(rule, how());
@@ -243,36 +243,36 @@ pub fn note(rule: Rule, how: impl FnOnce() -> String) {
 
 #[cold]
 fn keep(rule: Rule, how: String) {
-    /// A breach in a loop says nothing new.
+    /// A violation in a loop says nothing new.
     const KEPT_MAX: usize = 10_000;
     let mut kept = lock(&KEPT);
     if kept.len() < KEPT_MAX {
-        kept.push(Breach { rule, how });
+        kept.push(Violation { rule, how });
     }
 }
 
 /// What was noted since the last time.
-pub fn take() -> Vec<Breach> {
+pub fn take() -> Vec<Violation> {
     std::mem::take(&mut lock(&KEPT))
 }
 
 /// Notes that a buffer was given.
-pub fn given(owner: usize) {
+pub fn note_buffer_given(owner: usize) {
     if is_watched()
-        && let Some(given) = &mut *lock(&GIVEN)
+        && let Some(unreleased) = &mut *lock(&UNRELEASED)
     {
-        given.insert(owner);
+        unreleased.insert(owner);
     }
 }
 
 /// Notes that a buffer was released; false where it must not be freed again.
-pub fn released(owner: usize) -> bool {
+pub fn note_buffer_released(owner: usize) -> bool {
     if !is_watched() {
         return true;
     }
-    let was_given = lock(&GIVEN)
+    let was_given = lock(&UNRELEASED)
         .as_mut()
-        .is_none_or(|given| given.remove(&owner));
+        .is_none_or(|unreleased| unreleased.remove(&owner));
     if !was_given {
         note(Rule::ReleasesOnce, || {
             "a buffer was released twice".to_owned()
@@ -283,7 +283,7 @@ pub fn released(owner: usize) -> bool {
 
 /// How many buffers are given and not released.
 pub fn unreleased() -> usize {
-    lock(&GIVEN).as_ref().map_or(0, HashSet::len)
+    lock(&UNRELEASED).as_ref().map_or(0, HashSet::len)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::extension::library;
 use crate::extension::loaded::{Endpoint, Extension};
 use crate::extension::loader::{self, Scope};
-use crate::extension::registry::{Entry, State};
+use crate::extension::registry::{FolderEntry, State};
 use crate::http::body::Body;
 use crate::http::reply::{Refusal, errors, json_with, refuse, text};
 use crate::identity::Accountability;
@@ -152,7 +152,7 @@ fn extensions(host: &Host) -> Response<Body> {
 }
 
 /// What there is to say of an extension folder: one value for each of its endpoints, or one that says why there is none.
-pub fn entry(host: &Host, entry: &Entry) -> Vec<Value> {
+pub fn entry(host: &Host, entry: &FolderEntry) -> Vec<Value> {
     match &entry.state {
         State::Mounted(extension) => described(host, entry, extension, "mounted"),
         State::Disabled(extension) => described(host, entry, extension, "disabled"),
@@ -176,7 +176,12 @@ pub fn entry(host: &Host, entry: &Entry) -> Vec<Value> {
     }
 }
 
-fn described(host: &Host, entry: &Entry, extension: &Arc<Extension>, state: &str) -> Vec<Value> {
+fn described(
+    host: &Host,
+    entry: &FolderEntry,
+    extension: &Arc<Extension>,
+    state: &str,
+) -> Vec<Value> {
     let describe = |endpoint: &Endpoint| {
         let route = |route: &crate::extension::routes::Route| json!({"method": route.method.as_ref().map_or("*", Method::as_str), "pattern": route.pattern});
         json!({

@@ -1,4 +1,4 @@
-//! A client's connection: its stream, and what becomes of it while nothing is under way on it.
+//! A client's connection: its stream, and what becomes of it while nothing is in flight on it.
 //!
 //! actix-http reads, parses and writes. What it would keep for each connection on its own (a timer that is set anew for each
 //! request, a listener for the end of the server, and two buffers of 8 KiB for as long as the connection is open) is kept

@@ -45,7 +45,7 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         connection,
     };
     let mut response = ResponseFuture {
-        state: State::Own(None),
+        state: State::OfHost(None),
         worker,
         id: info.id,
         in_hand: Some(in_hand),
@@ -79,7 +79,7 @@ fn handle_shown(worker: &'static ServerWorker, request: Request, info: RequestIn
     );
     match identified {
         Identified::Now(Ok(who)) => handle_as(worker, request, info, Some(who)),
-        Identified::Now(Err(error)) => State::own(unauthorized(&error)),
+        Identified::Now(Err(error)) => State::of_host(unauthorized(&error)),
         Identified::Later(answer) => handle_later(worker, request, info, answer),
     }
 }
@@ -95,7 +95,7 @@ fn handle_later(
     State::Later(Box::pin(async move {
         match answer.await {
             Ok(who) => handle_as(worker, request, info, Some(who)),
-            Err(error) => State::own(unauthorized(&error)),
+            Err(error) => State::of_host(unauthorized(&error)),
         }
     }))
 }
@@ -114,11 +114,11 @@ fn handle_as(
     let Some(mount) = registry.find(mount_id) else {
         cold_path();
         drop(registry);
-        return serve_own(worker, request, who);
+        return serve_host_route(worker, request, who);
     };
     if !matches!(mount.require, Require::Nothing) && !is_let_in(&mount.require, who.as_deref()) {
         cold_path();
-        return State::own(refuse(&Refusal::Forbidden));
+        return State::of_host(refuse(&Refusal::Forbidden));
     }
     let (route, values) = match mount
         .endpoint()
@@ -132,7 +132,7 @@ fn handle_as(
     let declared = info.facts.content_length;
     if declared.is_some_and(|length| length > extension.body_bytes_max) {
         cold_path();
-        return State::own(refuse(&Refusal::ContentTooLarge));
+        return State::of_host(refuse(&Refusal::ContentTooLarge));
     }
     let flight = match extension.context.in_flight.enter(extension.concurrency_max) {
         Ok(flight) => flight,
@@ -140,7 +140,7 @@ fn handle_as(
             cold_path();
             drop(registry);
             return match closed {
-                Closed::Full => State::own(refuse(&Refusal::Busy)),
+                Closed::Full => State::of_host(refuse(&Refusal::Busy)),
                 // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
                 Closed::Retired => handle_as(worker, request, info, who),
             };
@@ -171,7 +171,7 @@ fn handle_as(
 
 /// Serves what is no extension's: the host's own routes, whose names no extension can have.
 #[inline(never)]
-fn serve_own(
+fn serve_host_route(
     worker: &'static ServerWorker,
     request: Request,
     who: Option<Arc<Accountability>>,
@@ -180,20 +180,22 @@ fn serve_own(
     let path = request.uri().path();
     if sign_in::serves(path) {
         return State::Later(Box::pin(async move {
-            State::own(sign_in::serve(worker, request, who).await)
+            State::of_host(sign_in::serve(worker, request, who).await)
         }));
     }
     match admin::serve(&worker.host, request.method(), path, &who) {
-        None => State::own(not_found(path)),
-        Some(Served::Now(response)) => State::own(response),
-        Some(Served::Soon(answer)) => State::Later(Box::pin(async { State::own(answer.await) })),
+        None => State::of_host(not_found(path)),
+        Some(Served::Now(response)) => State::of_host(response),
+        Some(Served::Soon(answer)) => {
+            State::Later(Box::pin(async { State::of_host(answer.await) }))
+        }
     }
 }
 
 /// Answers a request that none of the endpoint's routes is for.
 #[cold]
 fn no_route(request: &Request, path: &str, found: Found<'_, '_>) -> State {
-    State::own(match found {
+    State::of_host(match found {
         Found::OtherMethods(methods) => {
             let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
             let allow = names.join(", ");
@@ -368,7 +370,7 @@ enum State {
     /// An extension's answer is there.
     Ready(Option<Response<Body>>),
     /// The host's own is, without the request's id.
-    Own(Option<Response<Body>>),
+    OfHost(Option<Response<Body>>),
     /// An extension is at work. Dropped, the client has left.
     Waiting(Option<ClientSide>),
     /// Who asks is being found out, or the host itself is at work.
@@ -377,8 +379,8 @@ enum State {
 
 impl State {
     #[cold]
-    fn own(response: Response<Body>) -> Self {
-        Self::Own(Some(response))
+    fn of_host(response: Response<Body>) -> Self {
+        Self::OfHost(Some(response))
     }
 }
 
@@ -404,7 +406,7 @@ impl Future for ResponseFuture {
                 }
                 response
             }
-            State::Own(response) => match response.take() {
+            State::OfHost(response) => match response.take() {
                 Some(response) => reply::with_id(response, this.id),
                 None => return Poll::Pending,
             },

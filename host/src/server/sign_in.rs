@@ -32,7 +32,7 @@ const BODY_BYTES_MAX: u64 = 16 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a password waits for its turn to be checked.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a path is served here.
 pub fn serves(path: &str) -> bool {
@@ -67,7 +67,7 @@ pub async fn serve(
         Method::OPTIONS => return admin::options("POST, OPTIONS"),
         _ => return not_by_that_method("POST, OPTIONS"),
     }
-    let desk = Desk {
+    let sign_in = SignIn {
         authority,
         store,
         settings: &worker.host.config.auth,
@@ -80,9 +80,9 @@ pub async fn serve(
     let headers = &request.head().headers;
     let answer = match read_body(headers, payload).await {
         Ok(body) => match path.as_str() {
-            "/auth/login" => desk.log_in(&body).await,
-            "/auth/refresh" => desk.refresh(&body, headers).await,
-            _ => desk.log_out(&body, headers).await,
+            "/auth/login" => sign_in.log_in(&body).await,
+            "/auth/refresh" => sign_in.refresh(&body, headers).await,
+            _ => sign_in.log_out(&body, headers).await,
         },
         Err(problem) => Err(problem),
     };
@@ -90,14 +90,14 @@ pub async fn serve(
 }
 
 /// Where one signs in.
-struct Desk<'a> {
+struct SignIn<'a> {
     authority: &'a Authority,
     store: &'a Store,
     settings: &'a config::Auth,
     from: Option<IpAddr>,
 }
 
-impl Desk<'_> {
+impl SignIn<'_> {
     async fn log_in(&self, body: &Fields) -> Result<Response<Body>, Problem> {
         let email = body.text("email")?.ok_or_else(|| required("email"))?;
         let password = body.text("password")?.ok_or_else(|| required("password"))?;
@@ -173,9 +173,9 @@ impl Desk<'_> {
 
     /// Checks a password off the event loop, and not more at once than there are turns.
     async fn check(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
-        let turn = self.authority.password_permits().acquire();
-        let turn = actix_rt::time::timeout(TURN_TIMEOUT, turn).await;
-        let Ok(Ok(_turn)) = turn else {
+        let permit = self.authority.password_permits().acquire();
+        let permit = actix_rt::time::timeout(PERMIT_TIMEOUT, permit).await;
+        let Ok(Ok(_permit)) = permit else {
             return Err(Problem::Denied(Denied::Unavailable));
         };
         let checked =
@@ -234,7 +234,7 @@ impl Desk<'_> {
 
     fn signed_in(&self, user: &User, mode: Mode, token: &str) -> Result<Response<Body>, Problem> {
         #[derive(Serialize)]
-        struct Answer<'a> {
+        struct Envelope<'a> {
             data: Data<'a>,
         }
         #[derive(Serialize)]
@@ -262,7 +262,7 @@ impl Desk<'_> {
             refresh_token: (mode == Mode::Json).then_some(token),
             access_token: (mode != Mode::Session).then_some(access.as_str()),
         };
-        let mut response = json_with(StatusCode::OK, &Answer { data });
+        let mut response = json_with(StatusCode::OK, &Envelope { data });
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match mode {

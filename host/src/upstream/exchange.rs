@@ -31,7 +31,7 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// Less room than this in the buffer is not worth a read.
 const READ_BYTES_MIN: usize = 2 << 10;
 
-/// A request under way, its answer still to come or being read.
+/// A request in flight, its answer still to come or being read.
 pub struct Exchange {
     lease: Lease,
     sending: Sending,

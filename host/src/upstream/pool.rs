@@ -26,7 +26,7 @@ use crate::config;
 const LIFETIME: Duration = Duration::from_secs(600);
 /// How much an answer's buffer holds at first: more than most answers need.
 pub const BUFFER_BYTES: usize = 8 << 10;
-/// How many such buffers are kept for the next calls, each for one that is under way.
+/// How many such buffers are kept for the next calls, each for one that is in flight.
 const BUFFERS_MAX: usize = 64;
 
 /// Opens a connection to a URL's host.
@@ -48,7 +48,7 @@ pub struct Pool {
 /// Where calls go.
 struct Destination {
     idle: RefCell<Vec<Connection>>,
-    /// How many more calls may be under way.
+    /// How many more calls may be in flight.
     permits: Semaphore,
 }
 
@@ -70,14 +70,14 @@ impl Drop for Connection {
 /// A connection on loan for one call. Dropped, it is closed; [`Lease::give_back`] keeps it.
 pub struct Lease {
     pool: Rc<Pool>,
-    place: Place,
+    permit: Permit,
     connection: Option<Connection>,
 }
 
-/// One of the calls that may be under way to a destination.
-struct Place(Rc<Destination>);
+/// One of the calls that may be in flight to a destination.
+struct Permit(Rc<Destination>);
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.permits.add_permits(1);
     }
@@ -111,8 +111,8 @@ impl Pool {
                 }
             }
         }
-        let place = Place(destination);
-        let connection = match self.take_idle(&place.0) {
+        let permit = Permit(destination);
+        let connection = match self.take_idle(&permit.0) {
             Some(connection) => connection,
             None => {
                 let io = self.connector(base.is_tls(), timeout)(base.url().clone()).await?;
@@ -126,7 +126,7 @@ impl Pool {
         };
         Ok(Lease {
             pool: self.clone(),
-            place,
+            permit,
             connection: Some(connection),
         })
     }
@@ -262,7 +262,7 @@ impl Lease {
         let idle = self.pool.limits.idle_ms;
         if let Some(mut connection) = self.connection.take().filter(|_| idle > 0) {
             connection.used = Instant::now();
-            self.place.0.idle.borrow_mut().push(connection);
+            self.permit.0.idle.borrow_mut().push(connection);
         }
     }
 
@@ -310,8 +310,8 @@ mod tests {
                     actix_rt::time::sleep(Duration::from_millis(5)).await;
                 }
             };
-            let patience = Duration::from_secs(20);
-            let waited = actix_rt::time::timeout(patience, forgotten).await;
+            let timeout = Duration::from_secs(20);
+            let waited = actix_rt::time::timeout(timeout, forgotten).await;
             waited.expect("nothing is kept");
         });
     }

@@ -29,17 +29,18 @@ impl Handle {
     /// Gives the client its answer, which names the request, and ends the extension's side.
     pub fn conclude(&self, worker: &'static Worker, response: Response<Body>) {
         let Some(local) = self.local() else { return };
-        let mut own = local.borrow_mut();
-        let is_alone = matches!(own.client, Client::Waiting(None)) && own.has_nothing_open();
+        let mut local_state = local.borrow_mut();
+        let is_alone =
+            matches!(local_state.client, Client::Waiting(None)) && local_state.has_nothing_open();
         if !is_alone {
             cold_path();
-            drop(own);
+            drop(local_state);
             self.answer_as_it_is(response);
             return self.finish(worker);
         }
-        own.client = Client::Answered(response);
-        let flight = own.flight.take();
-        drop(own);
+        local_state.client = Client::Answered(response);
+        let flight = local_state.flight.take();
+        drop(local_state);
         drop(flight);
     }
 

@@ -99,9 +99,13 @@ impl Handle {
     }
 
     /// Polls what is in flight, and calls what is due; tells whether anything has come to its end.
-    pub(super) fn poll_pending(self, own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
+    pub(super) fn poll_pending(
+        self,
+        local_state: &'static RefCell<Local>,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let (reads, works) = {
-            let local = own.borrow();
+            let local = local_state.borrow();
             (
                 matches!(local.reading, Some((_, None))),
                 !local.work.is_empty(),
@@ -115,15 +119,15 @@ impl Handle {
                 }
                 Poll::Pending => false,
             };
-        let has_worked = works && Self::poll_work(own, cx);
+        let has_worked = works && Self::poll_work(local_state, cx);
         call_due() || has_worked || has_read
     }
 
-    fn poll_work(own: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
+    fn poll_work(local_state: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
         let mut has_ended = false;
         let mut polled = 0;
         // Not lent while it is polled: what is completed may start more, which is polled as well, or cancel some.
-        let mut work = std::mem::take(&mut own.borrow_mut().work);
+        let mut work = std::mem::take(&mut local_state.borrow_mut().work);
         loop {
             while let Some((_, next)) = work.get_mut(polled) {
                 if next.as_mut().poll(cx).is_ready() {
@@ -136,7 +140,7 @@ impl Handle {
             if has_ended {
                 work.retain(|(operation, _)| operation.is_open());
             }
-            let mut local = own.borrow_mut();
+            let mut local = local_state.borrow_mut();
             if local.work.is_empty() {
                 local.work = work;
                 return has_ended;

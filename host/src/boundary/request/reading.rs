@@ -19,16 +19,16 @@ impl Handle {
         let Some(local) = self.local() else {
             return Err((completion, abi::EXT_GONE));
         };
-        let mut own = local.borrow_mut();
-        if own.flight.is_none() {
+        let mut local_state = local.borrow_mut();
+        if local_state.flight.is_none() {
             return Err((completion, abi::EXT_GONE));
         }
-        if own.reading.is_some() {
+        if local_state.reading.is_some() {
             return Err((completion, abi::EXT_BUSY));
         }
-        completion.hold(own.flight.clone());
-        let has_left = matches!(own.client, Client::Ended);
-        let polled = match &mut own.payload {
+        completion.hold(local_state.flight.clone());
+        let has_left = matches!(local_state.client, Client::Ended);
+        let polled = match &mut local_state.payload {
             _ if has_left => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
             None => Poll::Ready(Outcome::failed(abi::EXT_END)),
             Some(payload) => payload
@@ -38,9 +38,9 @@ impl Handle {
         match polled {
             Poll::Ready(outcome) => complete(worker, completion, outcome),
             Poll::Pending => {
-                own.reading = Some((completion, None));
-                if !own.wake_connection() {
-                    self.read_in_task(&mut own);
+                local_state.reading = Some((completion, None));
+                if !local_state.wake_connection() {
+                    self.read_in_task(&mut local_state);
                 }
             }
         }
@@ -61,7 +61,7 @@ impl Handle {
 
     /// What is being read, once it is there.
     pub(super) fn poll_read(self, cx: &mut Context<'_>) -> Poll<(Completion, Outcome)> {
-        let mut local = self.own().borrow_mut();
+        let mut local = self.local_state().borrow_mut();
         if local.reading.is_none() {
             return Poll::Pending;
         }

@@ -237,7 +237,7 @@ impl Shared {
 
 impl Handle {
     /// The worker's part, where the caller is that worker and the slot is known to be in use.
-    pub(super) fn own(&self) -> &'static RefCell<Local> {
+    pub(super) fn local_state(&self) -> &'static RefCell<Local> {
         self.local()
             .expect("the client's side is held on the worker, and keeps the slot in use")
     }

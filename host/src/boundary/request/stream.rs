@@ -47,10 +47,10 @@ impl BodySource for Streaming {
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let request = self.client.handle();
-        let own = request.own();
+        let local_state = request.local_state();
         // Whatever writes or reads while this polls need not wake it.
         let waker = {
-            let mut local = own.borrow_mut();
+            let mut local = local_state.borrow_mut();
             local.is_being_polled = true;
             local.stream.waker.take()
         };
@@ -63,11 +63,11 @@ impl BodySource for Streaming {
                 cx.waker().wake_by_ref();
                 break Poll::Pending;
             }
-            if !request.poll_pending(own, cx) {
+            if !request.poll_pending(local_state, cx) {
                 break Poll::Pending;
             }
         };
-        let mut local = own.borrow_mut();
+        let mut local = local_state.borrow_mut();
         local.is_being_polled = false;
         if polled.is_pending() {
             let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
@@ -80,7 +80,7 @@ impl BodySource for Streaming {
 impl Streaming {
     /// What is there of the stream; the inner `None` is its end.
     fn waiting(&mut self) -> Option<Option<io::Result<Bytes>>> {
-        let mut local = self.client.handle().own().borrow_mut();
+        let mut local = self.client.handle().local_state().borrow_mut();
         if let Some(chunk) = local.stream.chunk.take() {
             local.stream.chunk = local.stream.next.take();
             if let Some(written) = local.stream.written.take() {

@@ -14,7 +14,7 @@ impl ClientSide {
     /// The answer, if it is there.
     pub fn take(self) -> Result<Response<Body>, Self> {
         let handle = self.handle();
-        let mut local = handle.own().borrow_mut();
+        let mut local = handle.local_state().borrow_mut();
         // Looked at before it is moved: most polls of an answer come before it.
         if !matches!(local.client, Client::Answered(_)) {
             drop(local);
@@ -48,15 +48,15 @@ impl ClientSide {
         }
     }
 
-    /// The answer, or has the task that polls with `cx` woken when it is there. Polls what the extension has under way for it.
+    /// The answer, or has the task that polls with `cx` woken when it is there. Polls what the extension has in flight for it.
     pub fn poll(side: &mut Option<Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
         let Some(handle) = side.as_ref().map(Self::handle) else {
             return Poll::Pending;
         };
-        let own = handle.own();
+        let local_state = handle.local_state();
         loop {
             {
-                let mut local = own.borrow_mut();
+                let mut local = local_state.borrow_mut();
                 let Client::Waiting(waker) = &mut local.client else {
                     drop(local);
                     return Self::take_out(side);
@@ -68,8 +68,8 @@ impl ClientSide {
                 // Whatever answers while this polls need not wake it.
                 local.is_being_polled = true;
             }
-            let has_progress = handle.poll_pending(own, cx);
-            own.borrow_mut().is_being_polled = false;
+            let has_progress = handle.poll_pending(local_state, cx);
+            local_state.borrow_mut().is_being_polled = false;
             if !has_progress {
                 return Poll::Pending;
             }

@@ -11,7 +11,7 @@ use super::protocol::{Observations, Order, ServedRoute, SubjectMessage};
 use super::request::{Caller, RequestKind, request};
 use super::result::CheckResult;
 use super::stand_in::{Behaviour, StandIn};
-use crate::runtime::contract_checks::{Breach, Rule};
+use crate::runtime::contract_checks::{Rule, Violation};
 
 /// How many routes are driven; the others are mostly served by the same code.
 const ROUTES_MAX: usize = 60;
@@ -353,7 +353,7 @@ impl Driver<'_> {
     }
 
     fn note(&mut self, observations: Observations, during: &str) {
-        for Breach { rule, how } in observations.breaches {
+        for Violation { rule, how } in observations.violations {
             self.result.find(rule, how, during);
         }
         if observations.requests > 0 {

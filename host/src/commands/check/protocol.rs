@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::contract_checks::Breach;
+use crate::runtime::contract_checks::Violation;
 
 /// What the parent orders; each is a line of JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,5 +65,5 @@ pub struct Observations {
     /// Requests that should have been finished by now, and are still open.
     pub requests: usize,
     /// The rules that were broken.
-    pub breaches: Vec<Breach>,
+    pub violations: Vec<Violation>,
 }

@@ -131,7 +131,7 @@ pub fn run(
     }
     parent.send(&SubjectMessage::Observed(Observations {
         requests: requests.saturating_sub(held),
-        breaches: contract_checks::take(),
+        violations: contract_checks::take(),
     }))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -170,12 +170,14 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
     )?;
     let mut registry = Registry::default();
     let state = registry.mount(&extension, &host.config)?;
-    registry.entries.push(crate::extension::registry::Entry {
-        folder: name,
-        state,
-        marks: crate::extension::marks::FileMarks::default(),
-        rejected: None,
-    });
+    registry
+        .entries
+        .push(crate::extension::registry::FolderEntry {
+            folder: name,
+            state,
+            marks: crate::extension::marks::FileMarks::default(),
+            rejected: None,
+        });
     host.catalog.registry.store(Arc::new(registry));
     Ok(extension)
 }
@@ -219,7 +221,7 @@ fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Exte
                 let open = extension.context.in_flight.requests();
                 let observations = Observations {
                     requests: open.saturating_sub(held),
-                    breaches: contract_checks::take(),
+                    violations: contract_checks::take(),
                 };
                 held = open;
                 if parent
