@@ -219,13 +219,15 @@ fn cargo(folder: &Path) -> Result<PathBuf, BuildError> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(&cargo)
         .args([
-            "build",
+            "rustc",
             "--release",
             "--lib",
             "--message-format=json-render-diagnostics",
+            // Symbols of the code behind the ABI are of no use at run time, and are most of the file. Only the compiler of the
+            // library itself is told: by a setting of the profile, cargo would compile every crate below it once more.
+            "--",
+            "-Cstrip=symbols",
         ])
-        // Symbols of the code behind the ABI are of no use at run time, and are most of the file.
-        .args(["--config", "profile.release.strip=\"symbols\""])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

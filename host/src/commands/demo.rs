@@ -72,9 +72,11 @@ impl Demo {
         }
         let text =
             fs::read_to_string(TRY).map_err(|cause| DemoError::Unreadable(TRY.into(), cause))?;
-        for folder in build::sources(&config.extensions_path)? {
-            eprintln!("building {}", folder.display());
-            build::build(&folder)?;
+        let folders = build::sources(&config.extensions_path)?;
+        for (number, folder) in folders.iter().enumerate() {
+            let (name, count) = (folder.display(), folders.len());
+            eprintln!("building {name} ({} of {count})", number + 1);
+            build::build(folder)?;
         }
         if config.port == 0 {
             config.port = free_port().map_err(DemoError::NoPort)?;
