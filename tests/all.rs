@@ -11,6 +11,7 @@ mod connections;
 mod copies;
 mod faults;
 mod fetch;
+mod golden;
 mod http;
 mod identity;
 mod identity_directus;
