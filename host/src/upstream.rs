@@ -2,10 +2,14 @@
 
 mod base;
 mod connect;
-mod exchange;
-mod head;
+// Public for the fuzz targets alone: they read answers from memory.
+#[doc(hidden)]
+pub mod exchange;
+#[doc(hidden)]
+pub mod head;
 pub mod headers;
-mod pool;
+#[doc(hidden)]
+pub mod pool;
 
 use std::future::Future;
 use std::hint::cold_path;
