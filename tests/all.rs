@@ -13,6 +13,7 @@ mod copies;
 mod examples;
 mod faults;
 mod fetch;
+mod golden;
 mod http;
 mod identity;
 mod identity_directus;

@@ -194,7 +194,9 @@ type Malformed = (usize, &'static str);
 /// A name and its value.
 type Assignment = (String, String);
 
-fn parse(text: &str) -> Result<HashMap<String, String>, Malformed> {
+/// Reads the text of a `.env` file. Public for the fuzz targets alone.
+#[doc(hidden)]
+pub fn parse(text: &str) -> Result<HashMap<String, String>, Malformed> {
     let mut variables = HashMap::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut line = 1;

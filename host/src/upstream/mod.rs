@@ -6,11 +6,15 @@ mod call;
 mod call_error;
 mod client;
 mod connect;
-mod exchange;
+// These three are public for the fuzz targets alone, which read answers from memory.
+#[doc(hidden)]
+pub mod exchange;
 pub mod origin;
-mod pool;
+#[doc(hidden)]
+pub mod pool;
 mod redirect;
-mod request_head;
+#[doc(hidden)]
+pub mod request_head;
 mod response_body;
 
 pub use self::base::Base;

@@ -247,6 +247,25 @@ impl Pool {
 }
 
 impl Lease {
+    /// A loan of a connection that the caller has opened. For the fuzz targets, whose connections are memory.
+    #[doc(hidden)]
+    pub fn of(pool: &Rc<Pool>, io: BoxedSocket) -> Self {
+        let destination = Destination {
+            idle: RefCell::default(),
+            permits: Semaphore::new(0),
+        };
+        let now = Instant::now();
+        Self {
+            pool: pool.clone(),
+            permit: Permit(Rc::new(destination)),
+            connection: Some(Connection {
+                io,
+                opened: now,
+                used: now,
+            }),
+        }
+    }
+
     /// Where the connection came from.
     pub fn pool(&self) -> &Rc<Pool> {
         &self.pool
