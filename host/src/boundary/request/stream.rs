@@ -83,10 +83,10 @@ impl Streaming {
         let mut local = self.client.handle().local_state().borrow_mut();
         if let Some(chunk) = local.stream.chunk.take() {
             local.stream.chunk = local.stream.next.take();
-            if let Some(written) = local.stream.written.take() {
-                if let Some(worker) = current() {
-                    complete(worker, written, Outcome::OK);
-                }
+            if let Some(written) = local.stream.written.take()
+                && let Some(worker) = current()
+            {
+                complete(worker, written, Outcome::OK);
             }
             self.sent += chunk.len() as u64;
             if let Some(size) = self.size.filter(|size| self.sent > *size) {
