@@ -46,7 +46,7 @@ fn folder() -> &'static Path {
     let folder = FOLDER.get_or_init(|| {
         let (target, profile) = target();
         let name = if profile == "debug" { "dev" } else { &profile };
-        cargo(&target, name, &[], &packages()).then(|| target.join(profile))
+        cargo(&target, name, &[], &packages()).then(|| built(&target).join(profile))
     });
     // Known to all tests, so that a mistake is compiled once.
     folder.as_deref().expect("cargo builds what the tests run")
@@ -67,14 +67,14 @@ pub fn with_panic_abort(package: &str) -> PathBuf {
         cargo(&target, "panic-abort", &profile, &what),
         "cargo builds the extension"
     );
-    target.join("panic-abort").join(format!(
+    built(&target).join("panic-abort").join(format!(
         "lib{}{}",
         package.replace('-', "_"),
         std::env::consts::DLL_SUFFIX
     ))
 }
 
-/// The folder that the running test was built in, and the profile's own in it.
+/// The target folder that the running test was built in, and the profile's name.
 fn target() -> (PathBuf, String) {
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test
@@ -82,13 +82,21 @@ fn target() -> (PathBuf, String) {
         .and_then(Path::parent)
         .expect("target/<profile>/deps/<test>");
     let name = profile.file_name().expect("a profile has a name");
-    (
-        profile
-            .parent()
-            .expect("target/<profile>/deps/<test>")
-            .to_owned(),
-        name.to_string_lossy().into_owned(),
-    )
+    let mut target = profile.parent().expect("target/<profile>/deps/<test>");
+    // With a target that is named, there is one more folder.
+    if let Ok(triple) = std::env::var("CARGO_BUILD_TARGET") {
+        assert!(target.ends_with(triple), "{target:?}");
+        target = target.parent().expect("target/<triple>/<profile>");
+    }
+    (target.to_owned(), name.to_string_lossy().into_owned())
+}
+
+/// Where the profiles' folders are in a target folder.
+fn built(target: &Path) -> PathBuf {
+    match std::env::var("CARGO_BUILD_TARGET") {
+        Ok(triple) => target.join(triple),
+        Err(_) => target.to_owned(),
+    }
 }
 
 fn packages() -> Vec<String> {
@@ -104,7 +112,16 @@ fn packages() -> Vec<String> {
 }
 
 fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) -> bool {
-    let done = Command::new(env!("CARGO"))
+    let mut command = Command::new(env!("CARGO"));
+    // What `cargo test` tells this test of its package would have ring, and all that needs it, built once more: its build script
+    // looks at these.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    let done = command
         .args(["build", "--quiet", "--profile", profile])
         .args(options)
         .args(what)
@@ -135,20 +152,40 @@ pub fn c_library(source: &str, defines: &[&str]) -> PathBuf {
 }
 
 fn compile(source: &str, defines: &[&str], library: &Path) {
-    let flags = "-std=c11 -Wall -Wextra -pedantic -Werror -fPIC -shared -pthread";
-    let done = Command::new("cc")
+    let flags = "-std=c11 -Wall -Wextra -pedantic -Werror -fPIC -pthread";
+    let mut command = Command::new("cc");
+    command
         .args(flags.split(' '))
         .args(defines.iter().map(|define| format!("-D{define}")))
         .arg("-I")
         .arg(checkout().join("extension-api/include"))
-        .arg(fixtures().join(source))
-        .arg("-o")
-        .arg(library)
-        .output()
-        .expect("the tests need a C compiler called cc");
+        .arg(fixtures().join(source));
+    // A host that was built with a sanitizer watches its extensions, too, where they are: see .ci/checks/sanitizer.
+    match std::env::var("SANITIZER") {
+        Err(_) => run(command.arg("-shared").arg("-o").arg(library), source),
+        Ok(sanitizer) => {
+            let object = library.with_extension("o");
+            let command = command.arg("-g").arg(format!("-fsanitize={sanitizer}"));
+            run(command.arg("-c").arg("-o").arg(&object), source);
+            // Its functions are the host's: a library with a copy of its own would not be loaded.
+            let mut command = Command::new("cc");
+            run(
+                command
+                    .args(["-shared", "-pthread", "-o"])
+                    .args([library, &object]),
+                source,
+            );
+        }
+    }
+}
+
+fn run(command: &mut Command, source: &str) {
+    let done = command.output();
+    let done = done.expect("the tests need a C compiler called cc");
     assert!(
         done.status.success(),
-        "{source} {defines:?}: {}",
+        "{source} {:?}: {}",
+        command.get_args(),
         String::from_utf8_lossy(&done.stderr)
     );
 }
