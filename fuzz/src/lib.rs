@@ -14,7 +14,7 @@ use extension_host::identity::redact::{redact_headers, redact_url};
 use extension_host::platform::env::{self, Env};
 use extension_host::upstream::exchange::Exchange;
 use extension_host::upstream::origin::Origin;
-use extension_host::upstream::pool::{Lease, Pool};
+use extension_host::upstream::pool::{ConnectionPool, Lease};
 use extension_host::upstream::request_head::RequestHead;
 use extension_host::upstream::{Base, OutgoingBody};
 
@@ -814,11 +814,11 @@ impl Outcome {
     fn of(pieces: VecDeque<Bytes>, is_head: bool) -> Self {
         thread_local! {
             static SYSTEM: actix_rt::SystemRunner = actix_rt::System::new();
-            static POOL: RefCell<Option<Rc<Pool>>> = RefCell::default();
+            static POOL: RefCell<Option<Rc<ConnectionPool>>> = RefCell::default();
         }
         let read = async {
             let pool = POOL.with_borrow_mut(|pool| {
-                pool.get_or_insert_with(|| Rc::new(Pool::new(&Default::default())))
+                pool.get_or_insert_with(|| Rc::new(ConnectionPool::new(&Default::default())))
                     .clone()
             });
             let base = Base::parse("http://upstream.example").expect("a base");

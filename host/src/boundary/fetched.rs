@@ -10,7 +10,7 @@ use extension_api::abi;
 
 use super::completion::{Completion, Outcome, complete};
 use super::fields::Fields;
-use crate::runtime::handle::{Held, Pool, Recycle};
+use crate::runtime::handle::{Held, Recycle, SlotPool};
 use crate::runtime::in_flight::Flight;
 use crate::runtime::worker::Worker;
 use crate::upstream::{ResponseBody, UpstreamResponse};
@@ -22,7 +22,7 @@ thread_local! {
 /// An answer as callbacks name it.
 pub type Handle = Held<Shared, Local>;
 
-type Answers = Pool<Shared, Local>;
+type Answers = SlotPool<Shared, Local>;
 
 /// This thread's answers to fetches. Never freed: handles outlive the thread's loop.
 fn answers() -> &'static Answers {

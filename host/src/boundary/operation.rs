@@ -16,7 +16,7 @@ use super::completion::{Completion, Outcome, complete};
 use super::upload::Upload;
 use crate::extension::context::Cancel;
 use crate::runtime::deadline::{Deadlines, Expirable};
-use crate::runtime::handle::{Held, Pool, Recycle};
+use crate::runtime::handle::{Held, Recycle, SlotPool};
 use crate::runtime::worker::{Worker, current};
 
 thread_local! {
@@ -29,7 +29,7 @@ pub type Handle = Held<Nothing, Local>;
 /// A worker's operations, and when they must be over.
 #[derive(Default)]
 struct Operations {
-    pool: Pool<Nothing, Local>,
+    pool: SlotPool<Nothing, Local>,
     deadlines: Deadlines<Handle>,
 }
 

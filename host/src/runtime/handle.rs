@@ -17,7 +17,7 @@ use std::hint::cold_path;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use super::slot_state::{Refused, SlotState, Stage};
+use super::slot_state::{NotAdvanced, SlotState, Stage};
 use super::worker::Remote;
 
 /// What a slot's shared part does when a use of the slot is over.
@@ -37,8 +37,8 @@ pub struct Slot<S: 'static, L: 'static> {
 }
 
 // SAFETY: `shared` is borrowed mutably only while nobody can read it: in `Free::parts`, before there is a handle, and in
-// `Pool::recycle`, when the use is over and no `Reading` is left. `local` and `own_readings` are reached only on the slot's
-// worker: by `Held::local` and `Reading`, which check the thread, and by `Pool` and `Free`, which never leave it.
+// `SlotPool::recycle`, when the use is over and no `Reading` is left. `local` and `own_readings` are reached only on the slot's
+// worker: by `Held::local` and `Reading`, which check the thread, and by `SlotPool` and `Free`, which never leave it.
 unsafe impl<S: Send + Sync, L> Sync for Slot<S, L> {}
 
 /// A use of a slot, as a handle names it.
@@ -132,7 +132,7 @@ impl<S: Recycle<L>, L> Held<S, L> {
     /// # Errors
     /// Where it is at another stage, or over.
     #[inline]
-    pub fn advance(&self, from: Stage, to: Stage) -> Result<(), Refused> {
+    pub fn advance(&self, from: Stage, to: Stage) -> Result<(), NotAdvanced> {
         self.slot.state.advance(self.generation, from, to)
     }
 
@@ -184,14 +184,14 @@ impl<S, L> Drop for Reading<S, L> {
 }
 
 /// A worker's slots of one kind.
-pub struct Pool<S: 'static, L: 'static> {
+pub struct SlotPool<S: 'static, L: 'static> {
     free: RefCell<Vec<&'static Slot<S, L>>>,
     /// Their uses are over, but somebody was still reading.
     being_read: RefCell<Vec<&'static Slot<S, L>>>,
     made: Cell<usize>,
 }
 
-impl<S, L> Default for Pool<S, L> {
+impl<S, L> Default for SlotPool<S, L> {
     fn default() -> Self {
         Self {
             free: RefCell::default(),
@@ -226,7 +226,7 @@ impl<S: Recycle<L>, L> Free<S, L> {
     }
 }
 
-impl<S: Recycle<L>, L> Pool<S, L> {
+impl<S: Recycle<L>, L> SlotPool<S, L> {
     /// Takes a free slot, or makes one with `new`.
     pub fn take(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> Free<S, L> {
         let free = self.free.borrow_mut().pop();

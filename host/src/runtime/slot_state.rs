@@ -23,7 +23,7 @@ pub struct SlotState(AtomicU64);
 
 /// Why a step was not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum NotAdvanced {
     /// The slot is not used by that generation any more.
     Over,
     /// Its use has come to another stage.
@@ -99,14 +99,14 @@ impl SlotState {
     /// # Errors
     /// Where it is at another stage, or over.
     #[inline]
-    pub fn advance(&self, generation: u64, from: Stage, to: Stage) -> Result<(), Refused> {
+    pub fn advance(&self, generation: u64, from: Stage, to: Stage) -> Result<(), NotAdvanced> {
         let mut state = self.0.load(Ordering::Acquire);
         loop {
             if generation_of(state) != generation {
-                return Err(Refused::Over);
+                return Err(NotAdvanced::Over);
             }
             if stage_of(state) != from {
-                return Err(Refused::AtStage(stage_of(state)));
+                return Err(NotAdvanced::AtStage(stage_of(state)));
             }
             let advanced = (state & !STAGE_MASK) | u64::from(to);
             match self

@@ -184,19 +184,19 @@ impl<S> Serves for S where
 }
 
 /// actix's future of a connection.
-type Requests<S> = <Http<S> as actix_service::Service<(Io, Option<SocketAddr>)>>::Future;
+type ConnectionFuture<S> = <Http<S> as actix_service::Service<(Io, Option<SocketAddr>)>>::Future;
 
 /// A connection as a task of its worker: until the client closes it, or nobody uses it.
-pub struct Serving<S: Serves> {
+pub struct ServedConnection<S: Serves> {
     worker: &'static Worker,
     connections: &'static Connections,
     http: Rc<Http<S>>,
     connection: Rc<Connection>,
     /// `None` while the connection is parked. Boxed, so that its memory is given back then.
-    requests: Option<Pin<Box<Requests<S>>>>,
+    requests: Option<Pin<Box<ConnectionFuture<S>>>>,
 }
 
-impl<S: Serves> Serving<S> {
+impl<S: Serves> ServedConnection<S> {
     /// Takes up a connection that was just made.
     pub fn new(worker: &'static Worker, http: &Rc<Http<S>>, stream: TcpStream) -> Self {
         // An answer that is written in several steps must not wait for the client to confirm the first.
@@ -223,7 +223,7 @@ impl<S: Serves> Serving<S> {
     }
 }
 
-impl<S: Serves> Future for Serving<S> {
+impl<S: Serves> Future for ServedConnection<S> {
     type Output = Result<(), actix_http::error::DispatchError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -264,7 +264,7 @@ impl<S: Serves> Future for Serving<S> {
     }
 }
 
-impl<S: Serves> Drop for Serving<S> {
+impl<S: Serves> Drop for ServedConnection<S> {
     fn drop(&mut self) {
         // What is in flight ends before the connection is forgotten.
         self.requests = None;

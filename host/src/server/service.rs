@@ -11,7 +11,7 @@ use actix_rt::net::TcpStream;
 use actix_service::{Service, ServiceFactory, fn_factory};
 use futures_core::future::LocalBoxFuture;
 
-use super::connection::{Http, Serving};
+use super::connection::{Http, ServedConnection};
 use super::dispatch::{ResponseFuture, serve};
 use super::host::Host;
 use super::server_worker::ServerWorker;
@@ -70,12 +70,12 @@ pub struct Accept {
 impl Service<TcpStream> for Accept {
     type Response = ();
     type Error = DispatchError;
-    type Future = Serving<Dispatch>;
+    type Future = ServedConnection<Dispatch>;
 
     actix_service::always_ready!();
 
     fn call(&self, stream: TcpStream) -> Self::Future {
-        Serving::new(self.worker, &self.http, stream)
+        ServedConnection::new(self.worker, &self.http, stream)
     }
 }
 

@@ -12,7 +12,7 @@ use super::body::OutgoingBody;
 use super::call::Call;
 use super::call_error::CallError;
 use super::exchange::Exchange;
-use super::pool::Pool;
+use super::pool::ConnectionPool;
 use super::response_body::ResponseBody;
 use crate::config;
 
@@ -35,7 +35,7 @@ pub fn current() -> Option<Rc<Upstream>> {
 /// A worker's way to elsewhere.
 pub struct Upstream {
     limits: config::Fetch,
-    pool: Rc<Pool>,
+    pool: Rc<ConnectionPool>,
 }
 
 /// An answer whose head has arrived.
@@ -53,7 +53,7 @@ impl Upstream {
     pub fn new(limits: &config::Fetch) -> Self {
         Self {
             limits: limits.clone(),
-            pool: Rc::new(Pool::new(limits)),
+            pool: Rc::new(ConnectionPool::new(limits)),
         }
     }
 

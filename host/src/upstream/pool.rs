@@ -33,7 +33,7 @@ const BUFFERS_MAX: usize = 64;
 type Open = Rc<dyn Fn(Uri) -> LocalBoxFuture<'static, Result<BoxedSocket, ConnectError>>>;
 
 /// A worker's connections.
-pub struct Pool {
+pub struct ConnectionPool {
     limits: config::Fetch,
     /// For each kind of connection one, made when first used.
     connectors: RefCell<Vec<((bool, Duration), Open)>>,
@@ -69,7 +69,7 @@ impl Drop for Connection {
 
 /// A connection on loan for one call. Dropped, it is closed; [`Lease::give_back`] keeps it.
 pub struct Lease {
-    pool: Rc<Pool>,
+    pool: Rc<ConnectionPool>,
     permit: Permit,
     connection: Option<Connection>,
 }
@@ -83,7 +83,7 @@ impl Drop for Permit {
     }
 }
 
-impl Pool {
+impl ConnectionPool {
     pub fn new(limits: &config::Fetch) -> Self {
         Self {
             limits: limits.clone(),
@@ -249,7 +249,7 @@ impl Pool {
 impl Lease {
     /// A loan of a connection that the caller has opened. For the fuzz targets, whose connections are memory.
     #[doc(hidden)]
-    pub fn of(pool: &Rc<Pool>, io: BoxedSocket) -> Self {
+    pub fn of(pool: &Rc<ConnectionPool>, io: BoxedSocket) -> Self {
         let destination = Destination {
             idle: RefCell::default(),
             permits: Semaphore::new(0),
@@ -267,7 +267,7 @@ impl Lease {
     }
 
     /// Where the connection came from.
-    pub fn pool(&self) -> &Rc<Pool> {
+    pub fn pool(&self) -> &Rc<ConnectionPool> {
         &self.pool
     }
 
@@ -318,7 +318,7 @@ mod tests {
             ..config::Fetch::default()
         };
         actix_rt::System::new().block_on(async {
-            let pool = Rc::new(Pool::new(&limits));
+            let pool = Rc::new(ConnectionPool::new(&limits));
             let base = Base::parse("http://127.0.0.1:1").expect("a base");
             let held = pool.destination(&base);
             actix_rt::time::sleep(Duration::from_millis(100)).await;

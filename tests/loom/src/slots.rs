@@ -5,7 +5,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-use crate::slot_state::{Refused, SlotState};
+use crate::slot_state::{NotAdvanced, SlotState};
 
 const UNDECIDED: u8 = 0;
 const ANSWERED: u8 = 1;
@@ -43,7 +43,10 @@ fn an_answer_never_meets_the_next_request_in_the_slot() {
         assert_eq!(slot.stage(second), Some(UNDECIDED));
         let answered = other.join().expect("no panic");
         assert_eq!(slot.stage(second), Some(UNDECIDED), "{answered:?}");
-        assert_eq!(answered.is_ok(), left == Err(Refused::AtStage(ANSWERED)));
+        assert_eq!(
+            answered.is_ok(),
+            left == Err(NotAdvanced::AtStage(ANSWERED))
+        );
     });
 }
 

@@ -17,7 +17,7 @@ use crate::http::reply::{self, Refusal};
 use crate::platform::log::Level;
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::deadline::Expirable;
-use crate::runtime::slot_state::Refused as NotAdvanced;
+use crate::runtime::slot_state::NotAdvanced;
 use crate::runtime::worker::Worker;
 
 impl Handle {

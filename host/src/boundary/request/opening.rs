@@ -14,7 +14,7 @@ use extension_api::abi;
 
 use super::client_side::ClientSide;
 use super::incoming::incoming;
-use super::sources::{Kept, Sources};
+use super::sources::{HeadSources, Kept};
 use super::state::{Client, Local, Shared, requests};
 use super::url::Url;
 use crate::http::client_connection::ClientConnection;
@@ -106,7 +106,7 @@ pub fn open(mut slot: FreeSlot, opening: Opening) -> ClientSide {
     // SAFETY: both stand behind pointers of their own in `Local`, which nobody takes out of there before `recycle`, that takes
     // these out first.
     shared.sources = unsafe {
-        Sources {
+        HeadSources {
             request: Kept::of(request.head()),
             peer: Kept::of(connection.peer()),
         }

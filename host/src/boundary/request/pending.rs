@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use extension_api::abi;
 
-use super::state::{Client, Handle, Local, Operations, Reading, Shared};
+use super::state::{BodyRead, Client, Handle, Local, Operations, Shared};
 use crate::boundary::completion::{Outcome, complete};
 use crate::boundary::operation::{self, PollsAlong, Work};
 use crate::runtime::handle::Slot;
@@ -14,7 +14,7 @@ use crate::runtime::worker::{Worker, current};
 
 /// What ends with either side.
 pub(super) struct Pending {
-    reading: Option<Reading>,
+    reading: Option<BodyRead>,
     operations: Operations,
 }
 

@@ -7,12 +7,12 @@ use extension_api::abi;
 use crate::http::peer::{IpText, Peer};
 
 /// What is read of a request: parts of the slot's local part, which stay where they are, unchanged, until the slot is recycled.
-pub(super) struct Sources {
+pub(super) struct HeadSources {
     pub(super) request: Kept<RequestHead>,
     pub(super) peer: Kept<Peer>,
 }
 
-impl Sources {
+impl HeadSources {
     /// Those of a slot that is free.
     pub(super) const NOTHING: Self = Self {
         request: Kept(std::ptr::null()),

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
-use super::sources::{Head, Params, Sources};
+use super::sources::{Head, HeadSources, Params};
 use super::url::Url;
 use crate::boundary::completion::Completion;
 use crate::boundary::fields::Fields;
@@ -25,9 +25,9 @@ use crate::http::client_connection::ClientConnection;
 use crate::http::request_id::{Ids, RequestId};
 use crate::identity::{self, Accountability};
 use crate::runtime::deadline::Deadlines;
-use crate::runtime::handle::{Held, Pool, Recycle};
+use crate::runtime::handle::{Held, Recycle, SlotPool};
 use crate::runtime::in_flight::Flight;
-use crate::runtime::slot_state::{Refused as NotAdvanced, Stage};
+use crate::runtime::slot_state::{NotAdvanced, Stage};
 
 thread_local! {
     static REQUESTS: Cell<Option<&'static Requests>> = const { Cell::new(None) };
@@ -42,7 +42,7 @@ pub(super) type Refused = (Completion, i32);
 /// A worker's requests.
 #[derive(Default)]
 pub struct Requests {
-    pub(super) pool: Pool<Shared, Local>,
+    pub(super) pool: SlotPool<Shared, Local>,
     pub(super) deadlines: Deadlines<Handle>,
     ids: Ids,
 }
@@ -87,7 +87,7 @@ pub struct Shared {
     pub(super) head: OnceLock<Head>,
     /// All headers as fields, made when first asked for.
     pub(super) fields: OnceLock<Fields>,
-    pub(super) sources: Sources,
+    pub(super) sources: HeadSources,
     /// `None`: whoever shows no credential.
     pub(super) who: Option<Arc<Accountability>>,
     pub(super) params: Params,
@@ -110,7 +110,7 @@ pub struct Local {
     pub(super) request: Option<Request>,
     pub(super) connection: Option<Rc<ClientConnection>>,
     pub(super) payload: Option<Incoming>,
-    pub(super) reading: Option<Reading>,
+    pub(super) reading: Option<BodyRead>,
     pub(super) client: Client,
     /// The connection is polling what is in flight, and will see what comes of it.
     pub(super) is_being_polled: bool,
@@ -122,7 +122,7 @@ pub struct Local {
 }
 
 /// What is called with the next chunk of a body, and the task that waits for it where the connection does not.
-pub(super) type Reading = (Completion, Option<tokio::task::AbortHandle>);
+pub(super) type BodyRead = (Completion, Option<tokio::task::AbortHandle>);
 
 /// What is in flight for a request; few have more than one or two at a time.
 pub(super) type Operations = SmallVec<[operation::Handle; 2]>;
@@ -154,7 +154,7 @@ impl Local {
 
 impl Recycle<Local> for Shared {
     fn recycle(&mut self, local: &mut Local) {
-        self.sources = Sources::NOTHING;
+        self.sources = HeadSources::NOTHING;
         self.url.whole = None;
         self.params.0.clear();
         if self.head.get().is_some() {
@@ -182,7 +182,7 @@ impl Shared {
         Self {
             head: OnceLock::new(),
             fields: OnceLock::new(),
-            sources: Sources::NOTHING,
+            sources: HeadSources::NOTHING,
             who: None,
             params: Params::default(),
             url: Url::default(),
