@@ -6,10 +6,10 @@
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        // SAFETY: it takes no pointer, may be called at any time on any thread, and touches only memory that is free.
         unsafe extern "C" {
-            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
         }
-        // SAFETY: takes no pointer, may be called at any time on any thread, and touches only memory that is free.
-        unsafe { malloc_trim(0) };
+        malloc_trim(0);
     }
 }

@@ -350,16 +350,9 @@ async fn me(authority: &Authority, who: &Accountability, query: &str) -> Respons
 
 /// Keeps the fields that `fields=` names, as in Directus: a role is its id, and an object where its own fields are asked for.
 fn pick(mut data: Map<String, Value>, query: &str) -> Map<String, Value> {
-    let lists = query.split('&').filter_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        matches!(name, "fields" | "fields[]" | "fields%5B%5D").then_some(value)
-    });
-    let named: Vec<String> = lists
-        .flat_map(|list| {
-            let list = list.replace("%2C", ",").replace("%2c", ",");
-            let fields: Vec<String> = list.split(',').map(str::to_owned).collect();
-            fields
-        })
+    let named: Vec<String> = form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| matches!(&**name, "fields" | "fields[]"))
+        .flat_map(|(_, list)| list.split(',').map(str::to_owned).collect::<Vec<_>>())
         .filter(|field| !field.is_empty())
         .collect();
     let has = |name: &str| named.iter().any(|field| field == name);

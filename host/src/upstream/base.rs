@@ -1,10 +1,12 @@
 //! A base URL: where a fetch goes, decided before anything that a caller sent is looked at.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix_http::Uri;
 use actix_http::header::HeaderValue;
 use bytes::BufMut as _;
+use percent_encoding::percent_decode_str;
 
 use crate::upstream::origin::Origin;
 
@@ -120,17 +122,10 @@ impl Base {
 
 /// Whether a path has a ".." segment, in whatever spelling a server might take for one.
 fn climbs(target: &str) -> bool {
-    let path = target
-        .split('?')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let path = path
-        .replace("%2e", ".")
-        .replace("%2f", "/")
-        .replace("%5c", "/")
-        .replace('\\', "/");
-    path.split('/').any(|segment| segment == "..")
+    let path = target.split('?').next().unwrap_or_default();
+    let path: Cow<'_, [u8]> = percent_decode_str(path).into();
+    path.split(|byte| matches!(byte, b'/' | b'\\'))
+        .any(|segment| segment == b"..")
 }
 
 #[cfg(test)]
