@@ -9,7 +9,7 @@ use crate::callbacks::lend;
 use crate::connection::Peer;
 use crate::noted::Said;
 
-/// What is read of a request: parts of [`Local`], which stay where they are, unchanged, until the entry is closed.
+/// What is read of a request: parts of [`Local`](super::Local), which stay where they are, unchanged, until the entry is closed.
 pub(super) struct Sources {
     pub(super) request: Kept<RequestHead>,
     pub(super) peer: Kept<Peer>,
