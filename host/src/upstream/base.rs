@@ -25,7 +25,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// Parses "https://host[:port][/path]". The error says what is wrong, for the extension's author.
+    /// Parses `https://host[:port][/path]`. The error says what is wrong, for the extension's author.
     pub fn parse(url: &str) -> Result<Self, String> {
         let wrong = |what: &str| format!("{url:?} is not a base URL: {what}");
         if url.contains(['?', '#']) {
