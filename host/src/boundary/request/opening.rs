@@ -73,7 +73,7 @@ pub fn slot(worker: &Worker) -> FreeSlot {
 }
 
 /// Puts a request into its slot. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
-/// until [`Handle::finish`].
+/// until [`Handle::finish`](super::Handle::finish).
 #[inline]
 pub fn open(mut slot: FreeSlot, opening: Opening) -> ClientSide {
     let Opening {
