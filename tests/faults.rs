@@ -482,6 +482,54 @@ fn an_extension_that_blocks_a_worker_is_named_in_the_log() {
     assert_eq!(client.answer().text(), "at last");
 }
 
+/// One worker, which a handler that never rests shares with everybody else.
+fn one_worker(timeout_ms: u32) -> Host {
+    let failing = Extension::rust("directus-extension-failing", "handlers_that_fail")
+        .more_manifest(&format!("[limits]\ntimeout_ms = {timeout_ms}"));
+    Host::plan()
+        .config("[limits]\nshutdown_timeout_ms = 1000")
+        .option("--workers=1")
+        .extensions(&[&failing, &Extension::good()])
+        .start()
+}
+
+#[test]
+fn a_handler_that_never_rests_lets_others_be_served_meanwhile() {
+    let host = one_worker(0);
+    for (path, answer) in [
+        ("/busy", "rested"),
+        ("/busy-stream", "the beginning, the end"),
+    ] {
+        let mut client = host.connect();
+        client.send(format!("GET /failing{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        serves_on(&host, "failing");
+        assert_eq!(host.get("/server/ping").text(), "pong");
+        // It rests only when this has been served beside it.
+        assert_eq!(host.get("/failing/rest").text(), "good night");
+        assert_eq!(client.answer().text(), answer);
+    }
+}
+
+#[test]
+fn a_handler_that_never_rests_is_answered_504_in_time() {
+    let host = one_worker(200);
+    let answer = host.get("/failing/busy");
+    assert_eq!(answer.error(), (504, "GATEWAY_TIMEOUT".into()));
+    serves_on(&host, "failing");
+}
+
+#[test]
+fn a_handler_that_never_rests_does_not_keep_the_host_from_ending() {
+    let host = one_worker(0);
+    let mut client = host.connect();
+    client.send("GET /failing/busy HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said("never rests");
+    assert!(
+        host.stop()
+            .said("stopping: requests in flight are finished first")
+    );
+}
+
 #[test]
 fn a_blocking_route_keeps_no_worker_from_its_work() {
     let host = Host::plan()

@@ -48,13 +48,15 @@ pub fn complete(worker: &'static Worker, completion: Completion, outcome: Outcom
     }
 }
 
-/// Calls the completions that are due on this worker; tells whether some are left, since others should get their turn.
+/// Calls the completions that are due on this worker, but none that become due meanwhile: an extension that always has more to
+/// do waits behind the worker's others. Tells whether some are left.
 pub fn call_due() -> bool {
     /// How many are called before others get their turn.
     const BATCH: usize = 64;
     let due = due();
     let was_being_called = due.is_being_called.replace(true);
-    for _ in 0..BATCH {
+    let count = due.completions.borrow().len().min(BATCH);
+    for _ in 0..count {
         let next = due.completions.borrow_mut().pop_front();
         let Some((completion, outcome)) = next else {
             break;

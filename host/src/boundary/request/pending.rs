@@ -12,6 +12,10 @@ use crate::boundary::operation::{self, PollsAlong, Work};
 use crate::runtime::handle::Slot;
 use crate::runtime::worker::{Worker, current};
 
+/// How often in a row a connection polls what is in flight for its request, where each time something has come to its end. A
+/// handler that always has more to do then waits behind the worker's others; most need one round, or two.
+pub(super) const ROUNDS_MAX: usize = 4;
+
 /// What ends with either side.
 pub(super) struct Pending {
     reading: Option<BodyRead>,
@@ -128,7 +132,7 @@ impl Handle {
         let mut polled = 0;
         // Not lent while it is polled: what is completed may start more, which is polled as well, or cancel some.
         let mut work = std::mem::take(&mut local_state.borrow_mut().work);
-        loop {
+        for round in 1.. {
             while let Some((_, next)) = work.get_mut(polled) {
                 if next.as_mut().poll(cx).is_ready() {
                     drop(work.swap_remove(polled));
@@ -141,13 +145,14 @@ impl Handle {
                 work.retain(|(operation, _)| operation.is_open());
             }
             let mut local = local_state.borrow_mut();
-            if local.work.is_empty() {
-                local.work = work;
-                return has_ended;
-            }
             polled = work.len();
             work.append(&mut local.work);
+            if polled == work.len() || round == ROUNDS_MAX {
+                local.work = work;
+                break;
+            }
         }
+        has_ended
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use extension_api::abi;
 
 use super::client_side::ClientSide;
+use super::pending::ROUNDS_MAX;
 use super::state::{Handle, OVER, Refused, STREAMING};
 use crate::boundary::completion::{Completion, Outcome, complete};
 use crate::http::body::{Body, BodySource};
@@ -54,18 +55,20 @@ impl BodySource for Streaming {
             local.is_being_polled = true;
             local.stream.waker.take()
         };
+        let mut rounds = 0;
         let polled = loop {
             if let Some(polled) = self.waiting() {
                 break Poll::Ready(polled);
             }
-            if self.is_broken {
-                self.has_paused = true;
+            if self.is_broken || rounds == ROUNDS_MAX {
+                self.has_paused = self.is_broken;
                 cx.waker().wake_by_ref();
                 break Poll::Pending;
             }
             if !request.poll_pending(local_state, cx) {
                 break Poll::Pending;
             }
+            rounds += 1;
         };
         let mut local = local_state.borrow_mut();
         local.is_being_polled = false;

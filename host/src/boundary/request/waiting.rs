@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use actix_http::Response;
 
 use super::client_side::ClientSide;
+use super::pending::ROUNDS_MAX;
 use super::state::Client;
 use super::stream::stream;
 use crate::http::body::Body;
@@ -54,7 +55,7 @@ impl ClientSide {
             return Poll::Pending;
         };
         let local_state = handle.local_state();
-        loop {
+        for _ in 0..ROUNDS_MAX {
             {
                 let mut local = local_state.borrow_mut();
                 let Client::Waiting(waker) = &mut local.client else {
@@ -74,5 +75,11 @@ impl ClientSide {
                 return Poll::Pending;
             }
         }
+        if !handle.waits() {
+            return Self::take_out(side);
+        }
+        cold_path();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
