@@ -124,6 +124,22 @@ fn check(sources: &str, own_name: &str) {
             ties.join("\n  ")
         ));
     }
+    for (file, escape) in read.escapes() {
+        problems.push(format!(
+            "{}: {escape}: name each thing by its own path, so that this test sees it",
+            file.display()
+        ));
+    }
+    for file in read.files().filter(|file| *file != Path::new("lib.rs")) {
+        layer_of(&layers, file);
+    }
+    let root_file = fs::read_to_string(root().join(sources).join("lib.rs")).expect("lib.rs");
+    let root_file = syn::parse_file(&root_file).expect("it compiles");
+    for item in &root_file.items {
+        if !matches!(item, syn::Item::Mod(_) | syn::Item::Use(_)) {
+            problems.push("lib.rs holds something else than `mod` and `use`".to_owned());
+        }
+    }
     let allowed: Vec<&String> = layers.iter().flat_map(|layer| &layer.unsafe_in).collect();
     for file in read.unsafe_files() {
         if !allowed.iter().any(|place| is_in(file, place)) {

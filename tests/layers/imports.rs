@@ -17,8 +17,12 @@ struct File {
     paths: BTreeSet<Vec<String>>,
     /// What it hands on under a name of its own: the name, and where it comes from.
     re_exports: HashMap<String, Vec<String>>,
-    /// Lines with the word `unsafe` where it means something.
+    /// There is unsafe code.
     has_unsafe: bool,
+    /// What keeps this from seeing all imports.
+    escapes: BTreeSet<String>,
+    /// The modules of which everything is brought in.
+    globs: BTreeSet<Vec<String>>,
 }
 
 /// All files of a crate, and what each imports of the others.
@@ -75,6 +79,26 @@ impl Crate {
             .values()
             .filter(|(_, file)| file.has_unsafe)
             .map(|(path, _)| path.as_path())
+    }
+
+    /// What keeps this from seeing all imports of a file: the file, and what it is.
+    pub fn escapes(&self) -> Vec<(&Path, String)> {
+        let mut found = Vec::new();
+        for (path, file) in self.files.values() {
+            found.extend(
+                file.escapes
+                    .iter()
+                    .map(|escape| (path.as_path(), escape.clone())),
+            );
+            // All of a module that only hands on what stands elsewhere is all of elsewhere.
+            let hands_on = |glob: &&Vec<String>| {
+                let source = self.files.get(glob.as_slice());
+                source.is_some_and(|(of, file)| of != path && !file.re_exports.is_empty())
+            };
+            let globs = file.globs.iter().filter(hands_on);
+            found.extend(globs.map(|glob| (path.as_path(), format!("use {}::*", glob.join("::")))));
+        }
+        found
     }
 
     /// Every import of one file from another.
@@ -253,6 +277,10 @@ impl Reader<'_> {
                 }
                 TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
                 TokenTree::Group(group) => {
+                    if colons == 2 && !path.is_empty() {
+                        let what = format!("{}::{{…}} in a macro", path.join("::"));
+                        self.file.escapes.insert(what);
+                    }
                     self.note(&std::mem::take(&mut path));
                     self.read_tokens(group.stream());
                     colons = 0;
@@ -297,6 +325,14 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let is_public = !matches!(item.vis, syn::Visibility::Inherited);
         for (name, path) in flattened(&item.tree) {
             self.note(&path);
+            let own = self.own(&path);
+            if own.as_ref().is_some_and(Vec::is_empty) {
+                let what = format!("use {} as {name}", path.join("::"));
+                self.file.escapes.insert(what);
+            }
+            if let Some(own) = own.filter(|_| name == "*") {
+                self.file.globs.insert(own);
+            }
             let is_outermost = self.aliases.len() == 1;
             if is_public
                 && is_outermost
@@ -308,12 +344,22 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if item
+            .attrs
+            .iter()
+            .any(|attribute| attribute.path().is_ident("path"))
+        {
+            self.file
+                .escapes
+                .insert(format!("mod {} elsewhere", item.ident));
+        }
         let Some((_, items)) = &item.content else {
             return;
         };
         // Tests may look at more than what they test.
         let is_test = item.attrs.iter().any(|attribute| {
-            attribute.path().is_ident("cfg") && matches!(&attribute.meta, syn::Meta::List(list) if list.tokens.to_string().contains("test"))
+            attribute.path().is_ident("cfg")
+                && matches!(&attribute.meta, syn::Meta::List(list) if list.tokens.to_string() == "test")
         });
         if is_test {
             return;
@@ -339,7 +385,26 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         visit::visit_path(self, path);
     }
 
+    fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
+        self.file
+            .escapes
+            .insert(format!("extern crate {}", item.ident));
+    }
+
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.file.has_unsafe |= item.unsafety.is_some();
+        visit::visit_item_trait(self, item);
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        self.file.has_unsafe |= attribute.path().is_ident("unsafe");
+        visit::visit_attribute(self, attribute);
+    }
+
     fn visit_macro(&mut self, mac: &'ast syn::Macro) {
+        if mac.path.is_ident("include") {
+            self.file.escapes.insert("include!".to_owned());
+        }
         self.read_tokens(mac.tokens.clone());
         visit::visit_macro(self, mac);
     }

@@ -87,9 +87,8 @@ pub(super) unsafe extern "C" fn write(
     let Some(request) = of_request(request) else {
         return EXT_GONE;
     };
-    on_worker(request.worker(), completion, move |worker, completion| {
-        request.write(worker, chunk, completion)
-    })
+    let write = move |worker, completion| request.write(worker, chunk, completion);
+    on_worker(request.worker(), completion, || request.hold(), write)
 }
 
 pub(super) unsafe extern "C" fn end(request: ext_request, status: ext_status) -> ext_status {
@@ -220,7 +219,7 @@ pub(super) unsafe extern "C" fn give_up(request: ext_request) -> ext_status {
     let Some(request) = of_request(request) else {
         return EXT_GONE;
     };
-    request.worker().run(move |worker| request.finish(worker));
+    request.give_up();
     EXT_OK
 }
 

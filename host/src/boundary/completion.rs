@@ -13,7 +13,7 @@ use extension_api::abi;
 
 use super::buffers::give;
 use crate::runtime::ffi_out;
-use crate::runtime::in_flight::Flight;
+use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::{self, Worker};
 
 thread_local! {
@@ -140,7 +140,14 @@ impl Completion {
 
     /// Keeps the extension from being destroyed until it is called.
     pub fn hold(&mut self, flight: impl Into<Option<Flight>>) {
-        self.flight = flight.into();
+        if let Some(flight) = flight.into() {
+            self.flight = Some(flight);
+        }
+    }
+
+    /// The build that it belongs to, where it keeps that from being destroyed.
+    pub fn build(&self) -> Option<&'static InFlight> {
+        self.flight.as_ref().map(Flight::build)
     }
 
     /// Gives it up uncalled, where the callback returns a failure after all.

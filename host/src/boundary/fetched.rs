@@ -11,7 +11,7 @@ use extension_api::abi;
 use super::completion::{Completion, Outcome, complete};
 use super::fields::Fields;
 use crate::runtime::handle::{Held, Recycle, SlotPool};
-use crate::runtime::in_flight::Flight;
+use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::Worker;
 use crate::upstream::{ResponseBody, UpstreamResponse};
 
@@ -39,12 +39,16 @@ pub struct Shared {
     body_length: Option<u64>,
     headers: HeaderMap,
     fields: OnceLock<Fields>,
+    /// The build that asked for it.
+    build: &'static InFlight,
 }
 
 /// What only its worker touches.
 #[derive(Default)]
 pub struct Local {
     body: Option<ResponseBody>,
+    /// The body is out of its place, being polled.
+    is_being_polled: bool,
     reading: Option<(Completion, tokio::task::AbortHandle)>,
     /// Keeps the generation that asked for it from being destroyed.
     flight: Option<Flight>,
@@ -70,14 +74,16 @@ pub fn keep(worker: &Worker, response: UpstreamResponse, flight: Flight) -> Hand
             body_length: None,
             headers: HeaderMap::new(),
             fields: OnceLock::new(),
+            build: flight.build(),
         };
         (shared, Local::default())
     };
-    let mut slot = answers().take(&worker.remote, empty);
+    let mut slot = answers().take(worker, empty);
     let (shared, mut local) = slot.parts();
     shared.status = status;
     shared.body_length = body.declared();
     shared.headers = headers;
+    shared.build = flight.build();
     local.body = Some(body);
     local.flight = Some(flight);
     drop(local);
@@ -113,6 +119,11 @@ impl Handle {
         abi::ext_fetched { slot, generation }
     }
 
+    /// Keeps the build that asked for it from being destroyed, from any thread; `None`: the answer is over.
+    pub fn hold(&self) -> Option<Flight> {
+        self.read()?.build.hold()
+    }
+
     /// Ends the handle and gives what it held.
     pub fn close(self, worker: &'static Worker) -> Option<UpstreamParts> {
         let local = std::mem::take(&mut *self.local()?.borrow_mut());
@@ -135,16 +146,22 @@ impl Handle {
         let Some(local) = self.local() else {
             return Err((completion, abi::EXT_GONE));
         };
-        let mut local_state = local.borrow_mut();
-        if local_state.reading.is_some() {
-            return Err((completion, abi::EXT_BUSY));
+        {
+            let local = local.borrow();
+            if local.reading.is_some() || local.is_being_polled {
+                return Err((completion, abi::EXT_BUSY));
+            }
+            completion.hold(local.flight.clone());
         }
-        completion.hold(local_state.flight.clone());
-        match poll(&mut local_state, &mut Context::from_waker(Waker::noop())) {
+        match self.poll_body(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => complete(worker, completion, outcome),
             Poll::Pending => {
                 let task = actix_rt::spawn(self.read_to_its_end()).abort_handle();
-                local_state.reading = Some((completion, task));
+                match self.local() {
+                    Some(local) => local.borrow_mut().reading = Some((completion, task)),
+                    // It was dropped while it was polled: the completion, dropped here, is called as cancelled.
+                    None => task.abort(),
+                }
             }
         }
         Ok(())
@@ -152,11 +169,7 @@ impl Handle {
 
     /// Waits for the chunk that is being read, and completes with it.
     async fn read_to_its_end(self) {
-        let outcome = std::future::poll_fn(|cx| match self.local() {
-            Some(local) => poll(&mut local.borrow_mut(), cx),
-            None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
-        });
-        let outcome = outcome.await;
+        let outcome = std::future::poll_fn(|cx| self.poll_body(cx)).await;
         let reading = self
             .local()
             .and_then(|local| local.borrow_mut().reading.take());
@@ -164,14 +177,34 @@ impl Handle {
             completion.call(outcome);
         }
     }
+
+    /// The next chunk of the body. Not borrowed while it is polled: a chunk of the request that is sent meanwhile is released by
+    /// the extension, which may call the host from there, also with this answer.
+    fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(local) = self.local() else {
+            return Poll::Ready(Outcome::failed(abi::EXT_CANCELLED));
+        };
+        let body = {
+            let mut local = local.borrow_mut();
+            local.is_being_polled = true;
+            local.body.take()
+        };
+        let Some(mut body) = body else {
+            local.borrow_mut().is_being_polled = false;
+            return Poll::Ready(Outcome::failed(abi::EXT_END));
+        };
+        let polled = body.poll_chunk(cx).map(Outcome::of_chunk);
+        match self.local() {
+            Some(local) => {
+                let mut local = local.borrow_mut();
+                local.is_being_polled = false;
+                local.body = Some(body);
+                polled
+            }
+            None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
+        }
+    }
 }
 
 /// What an answer is relayed from; the body is `None` where it has been read.
 pub type UpstreamParts = (StatusCode, HeaderMap, Option<ResponseBody>);
-
-fn poll(local: &mut Local, cx: &mut Context<'_>) -> Poll<Outcome> {
-    match &mut local.body {
-        Some(body) => body.poll_chunk(cx).map(Outcome::of_chunk),
-        None => Poll::Ready(Outcome::failed(abi::EXT_END)),
-    }
-}

@@ -58,33 +58,43 @@ pub(super) unsafe extern "C" fn fetch(
     } else {
         (None, None)
     };
+    let Some(flight) = ctx.hold() else {
+        return EXT_GONE;
+    };
     let out = OutPointer::of(op, &remote);
-    on_worker(&remote, completion, move |worker, completion| {
+    let hold = || ctx.hold();
+    on_worker(&remote, completion, hold, move |worker, completion| {
         let body = match (parts, request) {
             (Some(parts), _) => OutgoingBody::Stream(Box::new(parts), None),
             (None, Some(request)) if takes_body => taken_body(request),
             _ => OutgoingBody::of(body),
         };
-        let Some(flight) = ctx.hold() else {
-            return Err((completion, EXT_GONE));
-        };
+        let kept = flight.clone();
         let Some(upstream) = upstream::current() else {
             return Err((completion, EXT_GONE));
         };
         let timeout = upstream.timeout(&call);
         let owner = request.map(request::Handle::polls_along);
-        begin(worker, ctx, request, completion, out, |completion| {
-            operation::start(worker, owner, completion, upload, timeout, |guard| {
-                Box::pin(async move {
-                    guard.complete(match upstream.call(call, body).await {
-                        Ok(response) => {
-                            Outcome::fetched(fetched::keep(worker, response, flight).to_abi())
-                        }
-                        Err(failed) => Outcome::failed_because(failed.status, failed.message),
-                    });
+        begin(
+            worker,
+            ctx,
+            flight,
+            request,
+            completion,
+            out,
+            |completion| {
+                operation::start(worker, owner, completion, upload, timeout, |guard| {
+                    Box::pin(async move {
+                        guard.complete(match upstream.call(call, body).await {
+                            Ok(response) => {
+                                Outcome::fetched(fetched::keep(worker, response, kept).to_abi())
+                            }
+                            Err(failed) => Outcome::failed_because(failed.status, failed.message),
+                        });
+                    })
                 })
-            })
-        })
+            },
+        )
     })
 }
 
@@ -112,6 +122,7 @@ pub(super) unsafe extern "C" fn fetch_write(
     on_worker(
         operation.worker(),
         completion,
+        || operation.hold(),
         move |_, completion| match operation.upload() {
             None => Err((completion, EXT_GONE)),
             // Where the call is over the part is dropped, and its completion called as cancelled.
@@ -202,9 +213,8 @@ pub(super) unsafe extern "C" fn fetched_read(
     let Some(answer) = of_fetched(fetched) else {
         return EXT_GONE;
     };
-    on_worker(answer.worker(), completion, move |worker, completion| {
-        answer.read_chunk(worker, completion)
-    })
+    let read = move |worker, completion| answer.read_chunk(worker, completion);
+    on_worker(answer.worker(), completion, || answer.hold(), read)
 }
 
 pub(super) unsafe extern "C" fn fetched_drop(fetched: ext_fetched) -> ext_status {

@@ -17,6 +17,7 @@ use super::upload::Upload;
 use crate::extension::context::Cancel;
 use crate::runtime::deadline::{Deadlines, Expirable};
 use crate::runtime::handle::{Held, Recycle, SlotPool};
+use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::{Worker, current};
 
 thread_local! {
@@ -24,12 +25,12 @@ thread_local! {
 }
 
 /// An operation as `cancel` and `fetch_write` name it.
-pub type Handle = Held<Nothing, Local>;
+pub type Handle = Held<Shared, Local>;
 
 /// A worker's operations, and when they must be over.
 #[derive(Default)]
 struct Operations {
-    pool: SlotPool<Nothing, Local>,
+    pool: SlotPool<Shared, Local>,
     deadlines: Deadlines<Handle>,
 }
 
@@ -47,9 +48,12 @@ pub async fn watch_deadlines() {
     operations().deadlines.watch().await;
 }
 
-/// What other threads may read of an operation.
+/// What every thread may read of an operation.
 #[derive(Default)]
-pub struct Nothing;
+pub struct Shared {
+    /// The build that started it.
+    build: Option<&'static InFlight>,
+}
 
 /// What the worker keeps of an operation.
 #[derive(Default)]
@@ -59,7 +63,7 @@ pub struct Local {
     upload: Option<Upload>,
 }
 
-impl Recycle<Local> for Nothing {
+impl Recycle<Local> for Shared {
     fn recycle(&mut self, local: &mut Local) {
         // Taken out by `end`.
         debug_assert!(local.completion.is_none());
@@ -105,9 +109,10 @@ pub fn start(
     work: impl FnOnce(CompletionGuard) -> Work,
 ) -> Handle {
     let operations = operations();
-    let new = || (Nothing, Local::default());
-    let mut slot = operations.pool.take(&worker.remote, new);
-    let (_, mut local) = slot.parts();
+    let new = || (Shared::default(), Local::default());
+    let mut slot = operations.pool.take(worker, new);
+    let (shared, mut local) = slot.parts();
+    shared.build = completion.build();
     local.completion = Some(completion);
     local.upload = upload;
     drop(local);
@@ -157,6 +162,11 @@ impl Handle {
     pub fn to_abi(self) -> abi::ext_op {
         let (slot, generation) = self.numbers();
         abi::ext_op { slot, generation }
+    }
+
+    /// Keeps the build that started it from being destroyed, from any thread; `None`: the operation is over.
+    pub fn hold(&self) -> Option<Flight> {
+        self.read()?.build?.hold()
     }
 
     /// Cancels the operation, from any thread.

@@ -16,6 +16,7 @@ use super::operation;
 use super::request;
 use crate::extension::context::Context;
 use crate::runtime::contract_checks::{self, Rule};
+use crate::runtime::in_flight::Flight;
 use crate::runtime::worker::{Remote, Worker, current};
 
 /// The worker on which an operation runs: the request's; without one this thread's, or else any.
@@ -33,10 +34,12 @@ pub(super) fn worker_for(
     Ok((Cow::Owned(remote.ok_or(())?), None))
 }
 
-/// Registers a completion on a worker. Where that is another thread's, a failure comes through the completion.
+/// Registers a completion on a worker. Where that is another thread's, a failure comes through the completion; `hold` then keeps
+/// the extension from being destroyed before it has been called.
 pub(super) fn on_worker(
     remote: &Remote,
     completion: ext_completion,
+    hold: impl FnOnce() -> Option<Flight>,
     act: impl FnOnce(&'static Worker, Completion) -> Result<(), (Completion, ext_status)>
     + Send
     + 'static,
@@ -47,10 +50,10 @@ pub(super) fn on_worker(
         });
         return EXT_INVALID;
     }
-    let completion = Completion::new(completion);
     if !remote.is_current() {
-        return on_worker_elsewhere(remote, completion, act);
+        return on_worker_elsewhere(remote, completion, hold(), act);
     }
+    let completion = Completion::new(completion);
     match current().map(|worker| act(worker, completion)) {
         Some(Ok(())) => EXT_OK,
         Some(Err((completion, status))) => {
@@ -65,11 +68,17 @@ pub(super) fn on_worker(
 #[inline(never)]
 fn on_worker_elsewhere(
     remote: &Remote,
-    completion: Completion,
+    completion: ext_completion,
+    flight: Option<Flight>,
     act: impl FnOnce(&'static Worker, Completion) -> Result<(), (Completion, ext_status)>
     + Send
     + 'static,
 ) -> ext_status {
+    if flight.is_none() {
+        return EXT_GONE;
+    }
+    let mut completion = Completion::new(completion);
+    completion.hold(flight);
     remote.run(move |worker| {
         if let Err((completion, status)) = act(worker, completion) {
             complete(worker, completion, Outcome::failed(refused(status)));
@@ -105,19 +114,21 @@ impl OutPointer {
     }
 }
 
-/// Starts an operation and ties it to the request, or to the extension's own life.
+/// Starts an operation and ties it to the request, or to the extension's own life. `flight` was taken before the
+/// callback returned EXT_OK: from then on the extension is not destroyed before the completion has been called.
 pub(super) fn begin(
     worker: &'static Worker,
     ctx: &'static Context,
+    flight: Flight,
     request: Option<request::Handle>,
     mut completion: Completion,
     out: OutPointer,
     start: impl FnOnce(Completion) -> operation::Handle,
 ) -> Result<(), (Completion, ext_status)> {
-    let Some(flight) = ctx.hold().filter(|_| !worker.is_ending()) else {
-        return Err((completion, EXT_GONE));
-    };
     completion.hold(flight);
+    if worker.is_ending() {
+        return Err((completion, EXT_GONE));
+    }
     let operation = start(completion);
     out.put(operation);
     let is_bound = match request {

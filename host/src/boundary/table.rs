@@ -247,18 +247,16 @@ unsafe extern "C" fn read(request: ext_request, completion: ext_completion) -> e
     let Some(request) = of_request(request) else {
         return EXT_GONE;
     };
-    on_worker(request.worker(), completion, move |worker, completion| {
-        request.read_body(worker, completion)
-    })
+    let read = move |worker, completion| request.read_body(worker, completion);
+    on_worker(request.worker(), completion, || request.hold(), read)
 }
 
 unsafe extern "C" fn watch(request: ext_request, completion: ext_completion) -> ext_status {
     let Some(request) = of_request(request) else {
         return EXT_GONE;
     };
-    on_worker(request.worker(), completion, move |worker, completion| {
-        request.watch(worker, completion)
-    })
+    let watch = move |worker, completion| request.watch(worker, completion);
+    on_worker(request.worker(), completion, || request.hold(), watch)
 }
 
 // ---- Time and threads ----
@@ -276,18 +274,30 @@ unsafe extern "C" fn sleep(
     let Ok((remote, request)) = worker_for(ctx, request) else {
         return EXT_GONE;
     };
+    let Some(flight) = ctx.hold() else {
+        return EXT_GONE;
+    };
     let out = OutPointer::of(op, &remote);
-    on_worker(&remote, completion, move |worker, completion| {
+    let hold = || ctx.hold();
+    on_worker(&remote, completion, hold, move |worker, completion| {
         let time = std::time::Duration::from_millis(ms);
-        begin(worker, ctx, request, completion, out, |completion| {
-            let owner = request.map(request::Handle::polls_along);
-            operation::start(worker, owner, completion, None, None, |guard| {
-                Box::pin(async move {
-                    actix_rt::time::sleep(time).await;
-                    guard.complete(Outcome::OK);
+        begin(
+            worker,
+            ctx,
+            flight,
+            request,
+            completion,
+            out,
+            |completion| {
+                let owner = request.map(request::Handle::polls_along);
+                operation::start(worker, owner, completion, None, None, |guard| {
+                    Box::pin(async move {
+                        actix_rt::time::sleep(time).await;
+                        guard.complete(Outcome::OK);
+                    })
                 })
-            })
-        })
+            },
+        )
     })
 }
 
@@ -305,7 +315,8 @@ unsafe extern "C" fn post(
     let Some(flight) = ctx.hold() else {
         return EXT_GONE;
     };
-    on_worker(&remote, completion, move |worker, mut completion| {
+    let hold = || ctx.hold();
+    on_worker(&remote, completion, hold, move |worker, mut completion| {
         completion.hold(flight);
         complete(worker, completion, Outcome::OK);
         Ok(())

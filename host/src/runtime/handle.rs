@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 
 use super::slot_state::{NotAdvanced, SlotState, Stage};
-use super::worker::Remote;
+use super::worker::{Remote, Worker};
 
 /// What a slot's shared part does when a use of the slot is over.
 pub trait Recycle<L>: Send + Sync + 'static {
@@ -189,6 +189,8 @@ pub struct SlotPool<S: 'static, L: 'static> {
     /// Their uses are over, but somebody was still reading.
     being_read: RefCell<Vec<&'static Slot<S, L>>>,
     made: Cell<usize>,
+    /// The local parts of its slots are its worker's.
+    stays_on_its_thread: PhantomData<*const ()>,
 }
 
 impl<S, L> Default for SlotPool<S, L> {
@@ -197,6 +199,7 @@ impl<S, L> Default for SlotPool<S, L> {
             free: RefCell::default(),
             being_read: RefCell::default(),
             made: Cell::default(),
+            stays_on_its_thread: PhantomData,
         }
     }
 }
@@ -227,8 +230,8 @@ impl<S: Recycle<L>, L> Free<S, L> {
 }
 
 impl<S: Recycle<L>, L> SlotPool<S, L> {
-    /// Takes a free slot, or makes one with `new`.
-    pub fn take(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> Free<S, L> {
+    /// Takes a free slot, or makes one with `new`. A [`Worker`] cannot be named but on its own thread.
+    pub fn take(&self, worker: &Worker, new: impl FnOnce() -> (S, L)) -> Free<S, L> {
         let free = self.free.borrow_mut().pop();
         Free {
             slot: free.unwrap_or_else(|| self.make(worker, new)),
@@ -237,12 +240,12 @@ impl<S: Recycle<L>, L> SlotPool<S, L> {
     }
 
     #[cold]
-    fn make(&self, worker: &Remote, new: impl FnOnce() -> (S, L)) -> &'static Slot<S, L> {
+    fn make(&self, worker: &Worker, new: impl FnOnce() -> (S, L)) -> &'static Slot<S, L> {
         self.made.set(self.made.get() + 1);
         let (shared, local) = new();
         Box::leak(Box::new(Slot {
             state: SlotState::new(),
-            worker: worker.clone(),
+            worker: worker.remote.clone(),
             own_readings: Cell::new(0),
             shared: UnsafeCell::new(shared),
             local: RefCell::new(local),

@@ -9,7 +9,7 @@ use extension_api::abi;
 
 use super::incoming::Incoming;
 use super::state::{
-    ANSWERED, Client, Handle, Local, OVER, Refused, STREAMING, UNDECIDED, requests,
+    ANSWERED, Client, GIVEN_UP, Handle, Local, OVER, Refused, STREAMING, UNDECIDED, requests,
 };
 use crate::boundary::completion::{Completion, Outcome, complete};
 use crate::http::body::Body;
@@ -62,17 +62,25 @@ impl Handle {
 
     /// Answers in the extension's place, unless an answer is decided already; tells whether it did.
     pub fn overrule(&self, refusal: &Refusal) -> bool {
-        let is_over = self.advance(UNDECIDED, OVER).is_ok();
+        let is_over = self.advance(UNDECIDED, OVER).is_ok() || self.advance(GIVEN_UP, OVER).is_ok();
         if is_over {
             self.answer(reply::refuse(refusal));
         }
         is_over
     }
 
+    /// Gives the request up, from any thread: nothing that the extension says of it counts from now on.
+    pub fn give_up(&self) {
+        // Where it has been answered already, that stays.
+        let _ = self.advance(UNDECIDED, GIVEN_UP);
+        let request = *self;
+        self.worker().run(move |worker| request.finish(worker));
+    }
+
     /// Ends the extension's side. Without an answer the client gets a 500, or the 413 that the extension left to the host.
     pub fn finish(&self, worker: &'static Worker) {
         let Some(local) = self.local() else { return };
-        if self.stage() == Some(UNDECIDED) {
+        if matches!(self.stage(), Some(UNDECIDED | GIVEN_UP)) {
             self.answer_in_its_place();
         }
         let is_streaming = self.is_streaming();
@@ -210,6 +218,9 @@ impl Handle {
             return Err((completion, abi::EXT_GONE));
         };
         let mut local = local.borrow_mut();
+        if local.flight.is_none() {
+            return Err((completion, abi::EXT_GONE));
+        }
         if local.watch.is_some() {
             return Err((completion, abi::EXT_BUSY));
         }

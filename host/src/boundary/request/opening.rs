@@ -69,7 +69,7 @@ impl FreeSlot {
 /// A slot for a request.
 pub fn slot(worker: &Worker) -> FreeSlot {
     let empty = || (Shared::empty(), Local::default());
-    FreeSlot(requests().pool.take(&worker.remote, empty))
+    FreeSlot(requests().pool.take(worker, empty))
 }
 
 /// Puts a request into its slot. From here on the client's side is the returned [`ClientSide`]; the extension's side is open
@@ -98,6 +98,7 @@ pub fn open(mut slot: FreeSlot, opening: Opening) -> ClientSide {
     shared.who = who;
     shared.ip = info.ip;
     shared.timeout = timeout;
+    shared.build = Some(flight.build());
     local.flight = Some(flight);
     local.client = Client::Waiting(None);
     let local_parts = &mut *local;

@@ -26,7 +26,7 @@ use crate::http::request_id::{Ids, RequestId};
 use crate::identity::{self, Accountability};
 use crate::runtime::deadline::Deadlines;
 use crate::runtime::handle::{Held, Recycle, SlotPool};
-use crate::runtime::in_flight::Flight;
+use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::slot_state::{NotAdvanced, Stage};
 
 thread_local! {
@@ -81,6 +81,9 @@ pub(super) const STREAMING: Stage = 2;
 /// The client has left, or the host has answered in the extension's place.
 pub(super) const OVER: Stage = 3;
 
+/// The extension has given the request up; the host is about to answer in its place.
+pub(super) const GIVEN_UP: Stage = 4;
+
 /// What every thread may read, unchanged until the extension has finished the request.
 pub struct Shared {
     /// What the extension sees, made when it first asks; its slices point into the rest of this and into `sources`.
@@ -88,6 +91,8 @@ pub struct Shared {
     /// All headers as fields, made when first asked for.
     pub(super) fields: OnceLock<Fields>,
     pub(super) sources: HeadSources,
+    /// The build that handles the request.
+    pub(super) build: Option<&'static InFlight>,
     /// `None`: whoever shows no credential.
     pub(super) who: Option<Arc<Accountability>>,
     pub(super) params: Params,
@@ -183,6 +188,7 @@ impl Shared {
             head: OnceLock::new(),
             fields: OnceLock::new(),
             sources: HeadSources::NOTHING,
+            build: None,
             who: None,
             params: Params::default(),
             url: Url::default(),
@@ -258,7 +264,7 @@ impl Handle {
         let stage = if streaming { STREAMING } else { ANSWERED };
         self.advance(UNDECIDED, stage)
             .map_err(|refused| match refused {
-                NotAdvanced::Over | NotAdvanced::AtStage(OVER) => abi::EXT_GONE,
+                NotAdvanced::Over | NotAdvanced::AtStage(OVER | GIVEN_UP) => abi::EXT_GONE,
                 NotAdvanced::AtStage(_) => abi::EXT_ANSWERED,
             })
     }
@@ -272,6 +278,11 @@ impl Handle {
     pub fn waits(&self) -> bool {
         self.local()
             .is_some_and(|local| matches!(local.borrow().client, Client::Waiting(_)))
+    }
+
+    /// Keeps the build that handles the request from being destroyed, from any thread; `None`: the request is over.
+    pub fn hold(&self) -> Option<Flight> {
+        self.read()?.build?.hold()
     }
 
     /// Another hold on the generation that handles the request, for what outlives the extension's side.

@@ -9,7 +9,7 @@ use extension_api::abi;
 
 use super::client_side::ClientSide;
 use super::pending::ROUNDS_MAX;
-use super::state::{Handle, OVER, Refused, STREAMING};
+use super::state::{GIVEN_UP, Handle, OVER, Refused, STREAMING};
 use crate::boundary::completion::{Completion, Outcome, complete};
 use crate::http::body::{Body, BodySource};
 use crate::runtime::contract_checks::{self, Rule};
@@ -140,6 +140,9 @@ impl Handle {
             return Err((completion, abi::EXT_GONE));
         }
         completion.hold(local.flight.clone());
+        if stage == Some(GIVEN_UP) {
+            return Err((completion, abi::EXT_GONE));
+        }
         if stage == Some(OVER) {
             complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
             return Ok(());
@@ -173,6 +176,7 @@ impl Handle {
         let is_over = match self.stage() {
             Some(STREAMING) => false,
             Some(OVER) => true,
+            Some(GIVEN_UP) => return Err(abi::EXT_GONE),
             Some(_) => return Err(abi::EXT_STAGE),
             None => return Err(abi::EXT_GONE),
         };
