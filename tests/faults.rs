@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{ADMIN_TOKEN, Extension, Host, eventually};
+use crate::support::{ADMIN_TOKEN, Extension, Host, Upstream, eventually};
 
 /// A host with the probe and a good extension.
 fn host() -> Host {
@@ -644,4 +644,67 @@ fn no_line_of_the_log_holds_a_credential() {
         .iter()
         .filter(|line| line.to_string().contains(ADMIN_TOKEN));
     assert_eq!(with_token.count(), 1, "the path alone: {log:#?}");
+}
+
+// ---- Calls at odd times ----
+
+fn odd_times() -> Extension {
+    Extension::c("directus-extension-odd", "odd_times.c", &[])
+        .manifest("[env]\noptional = [\"UPSTREAM\"]\n[fetch]\nallow = [\"$UPSTREAM\"]")
+}
+
+#[test]
+fn an_operation_that_was_begun_is_completed_before_its_extension_is_destroyed() {
+    let host = Host::plan()
+        .option("--workers=1")
+        .extensions(&[&odd_times(), &Extension::probe()])
+        .start();
+    let (begin, unblock) = (host.folder().join("begin"), host.folder().join("unblock"));
+    let arm = format!("/odd/arm\nX-Gate: {}", begin.display());
+    assert_eq!(host.get(&arm).text(), "armed");
+    let mut client = host.connect();
+    client.send(format!(
+        "GET /probe/block HTTP/1.1\r\nHost: a\r\nX-Gate: {}\r\n\r\n",
+        unblock.display()
+    ));
+    host.said("an extension blocks a worker; its route should be declared blocking");
+    // The only worker is blocked: what is begun now waits for it, and so must the end of the extension that began it.
+    fs::write(begin, "").expect("a file");
+    host.said("sleep returned 0");
+    fs::remove_dir_all(host.folder().join("extensions/directus-extension-odd"))
+        .expect("it is there");
+    host.signal("HUP");
+    host.said("unmounted an extension");
+    fs::write(unblock, "").expect("a file");
+    assert_eq!(client.answer().text(), "at last");
+    host.said("destroyed behind so many completions: 1");
+}
+
+#[test]
+fn a_request_that_was_dropped_on_another_thread_is_not_answered_any_more() {
+    let host = Host::with(&[&odd_times(), &Extension::good()]);
+    for _ in 0..50 {
+        assert_eq!(host.get("/odd/drop").status, 500);
+    }
+    let said = |line: &Value| line["message"] == "respond behind drop returned 0";
+    assert!(!host.log().iter().any(said));
+}
+
+#[test]
+fn what_is_released_while_it_is_sent_may_call_the_host() {
+    let upstream = Upstream::raw(|line| {
+        line.head();
+        line.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+        // Reads the 16 MiB and the rest only now, while the answer is being read.
+        line.exactly(16 << 20);
+        line.send("hello");
+        line.close();
+    });
+    let host = Host::plan()
+        .dotenv("UPSTREAM", upstream.url())
+        .extensions(&[&odd_times(), &Extension::good()])
+        .start();
+    let answer = host.get("/odd/upload");
+    assert_eq!((answer.status, answer.text()), (200, "read to its end"));
+    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
 }

@@ -88,10 +88,10 @@ pub struct Outcome {
 
 impl Outcome {
     /// Done; there is nothing to hand over.
-    pub const OK: Self = Self::failed(abi::EXT_OK);
+    pub const OK: Self = Self::of_status(abi::EXT_OK);
 
     /// Only a status.
-    pub const fn failed(status: i32) -> Self {
+    pub const fn of_status(status: i32) -> Self {
         Self {
             status,
             data: Bytes::new(),
@@ -107,7 +107,7 @@ impl Outcome {
     pub fn failed_because(status: i32, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             message: message.into(),
-            ..Self::failed(status)
+            ..Self::of_status(status)
         }
     }
 
@@ -115,8 +115,8 @@ impl Outcome {
     pub fn of_chunk(chunk: Option<Result<Bytes, i32>>) -> Self {
         match chunk {
             Some(Ok(data)) => Self { data, ..Self::OK },
-            Some(Err(status)) => Self::failed(status),
-            None => Self::failed(abi::EXT_END),
+            Some(Err(status)) => Self::of_status(status),
+            None => Self::of_status(abi::EXT_END),
         }
     }
 
@@ -176,7 +176,7 @@ impl Drop for Completion {
             uncalled: Some(completion),
             flight: self.flight.take(),
         };
-        let cancelled = Outcome::failed(abi::EXT_CANCELLED);
+        let cancelled = Outcome::of_status(abi::EXT_CANCELLED);
         match worker::current() {
             Some(worker) => complete(worker, again, cancelled),
             // No worker: nothing else could call this.

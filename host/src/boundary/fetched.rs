@@ -10,7 +10,7 @@ use extension_api::abi;
 
 use super::completion::{Completion, Outcome, complete};
 use super::fields::Fields;
-use crate::runtime::handle::{Held, Recycle, SlotPool};
+use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::Worker;
 use crate::upstream::{ResponseBody, UpstreamResponse};
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// An answer as callbacks name it.
-pub type Handle = Held<Shared, Local>;
+pub type Handle = SlotRef<Shared, Local>;
 
 type Answers = SlotPool<Shared, Local>;
 
@@ -132,7 +132,7 @@ impl Handle {
         let (status, headers) = answers().close_with(self, take, copy)?;
         if let Some((completion, task)) = local.reading {
             task.abort();
-            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, completion, Outcome::of_status(abi::EXT_CANCELLED));
         }
         Some((status, headers, local.body))
     }
@@ -182,7 +182,7 @@ impl Handle {
     /// the extension, which may call the host from there, also with this answer.
     fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Some(local) = self.local() else {
-            return Poll::Ready(Outcome::failed(abi::EXT_CANCELLED));
+            return Poll::Ready(Outcome::of_status(abi::EXT_CANCELLED));
         };
         let body = {
             let mut local = local.borrow_mut();
@@ -191,7 +191,7 @@ impl Handle {
         };
         let Some(mut body) = body else {
             local.borrow_mut().is_being_polled = false;
-            return Poll::Ready(Outcome::failed(abi::EXT_END));
+            return Poll::Ready(Outcome::of_status(abi::EXT_END));
         };
         let polled = body.poll_chunk(cx).map(Outcome::of_chunk);
         match self.local() {
@@ -201,7 +201,7 @@ impl Handle {
                 local.body = Some(body);
                 polled
             }
-            None => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
+            None => Poll::Ready(Outcome::of_status(abi::EXT_CANCELLED)),
         }
     }
 }

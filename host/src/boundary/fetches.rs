@@ -74,7 +74,7 @@ pub(super) unsafe extern "C" fn fetch(
             return Err((completion, EXT_GONE));
         };
         let timeout = upstream.timeout(&call);
-        let owner = request.map(request::Handle::polls_along);
+        let owner = request.map(request::Handle::polls_with_request);
         begin(
             worker,
             ctx,

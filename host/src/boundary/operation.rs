@@ -16,7 +16,7 @@ use super::completion::{Completion, Outcome, complete};
 use super::upload::Upload;
 use crate::extension::context::Cancel;
 use crate::runtime::deadline::{Deadlines, Expirable};
-use crate::runtime::handle::{Held, Recycle, SlotPool};
+use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::{Worker, current};
 
@@ -25,7 +25,7 @@ thread_local! {
 }
 
 /// An operation as `cancel` and `fetch_write` name it.
-pub type Handle = Held<Shared, Local>;
+pub type Handle = SlotRef<Shared, Local>;
 
 /// A worker's operations, and when they must be over.
 #[derive(Default)]
@@ -77,14 +77,14 @@ enum PolledBy {
     Nobody,
     Task(AbortHandle),
     /// Its connection; the number says for which of its requests.
-    Connection(&'static dyn PollsAlong, u64),
+    Connection(&'static dyn PollsWithRequest, u64),
 }
 
 /// A request's slot, whose connection can poll operations along with the request.
-pub trait PollsAlong {
+pub trait PollsWithRequest {
     /// Has the connection poll the work of an operation for the request of that generation. Gives it back where no client waits
     /// for an answer: then it would be polled at the pace at which that one reads.
-    fn poll_along(
+    fn poll_with_request(
         &'static self,
         generation: u64,
         operation: Handle,
@@ -102,7 +102,7 @@ pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 /// with the outcome; it is completed with EXT_TIMEOUT in its place after `timeout`.
 pub fn start(
     worker: &Worker,
-    request: Option<(&'static dyn PollsAlong, u64)>,
+    request: Option<(&'static dyn PollsWithRequest, u64)>,
     completion: Completion,
     upload: Option<Upload>,
     timeout: Option<Duration>,
@@ -119,7 +119,7 @@ pub fn start(
     let handle = slot.hand_out();
     let work = work(CompletionGuard(handle));
     let polled_by = match request {
-        Some((request, generation)) => match request.poll_along(generation, handle, work) {
+        Some((request, generation)) => match request.poll_with_request(generation, handle, work) {
             Ok(()) => PolledBy::Connection(request, generation),
             Err(work) => PolledBy::Task(spawn(work)),
         },
@@ -172,7 +172,7 @@ impl Handle {
     /// Cancels the operation, from any thread.
     pub fn cancel(self) {
         self.worker()
-            .run(move |worker| self.give_up(worker, Outcome::failed(abi::EXT_CANCELLED)));
+            .run(move |worker| self.give_up(worker, Outcome::of_status(abi::EXT_CANCELLED)));
     }
 
     fn give_up(self, worker: &'static Worker, outcome: Outcome) {

@@ -81,7 +81,7 @@ fn on_worker_elsewhere(
     completion.hold(flight);
     remote.run(move |worker| {
         if let Err((completion, status)) = act(worker, completion) {
-            complete(worker, completion, Outcome::failed(refused(status)));
+            complete(worker, completion, Outcome::of_status(refused(status)));
         }
     });
     EXT_OK

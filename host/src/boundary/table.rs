@@ -289,7 +289,7 @@ unsafe extern "C" fn sleep(
             completion,
             out,
             |completion| {
-                let owner = request.map(request::Handle::polls_along);
+                let owner = request.map(request::Handle::polls_with_request);
                 operation::start(worker, owner, completion, None, None, |guard| {
                     Box::pin(async move {
                         actix_rt::time::sleep(time).await;

@@ -28,7 +28,7 @@ static OPENING: Mutex<Option<Opening>> = Mutex::new(None);
 struct Opening {
     library: PathBuf,
     since: Instant,
-    is_told: bool,
+    is_logged: bool,
 }
 
 /// How many libraries this process has mapped.
@@ -42,7 +42,7 @@ pub fn is_opening(timeout: Duration) -> bool {
     let Some(opening) = &mut *opening else {
         return false;
     };
-    if opening.since.elapsed() >= timeout && !std::mem::replace(&mut opening.is_told, true) {
+    if opening.since.elapsed() >= timeout && !std::mem::replace(&mut opening.is_logged, true) {
         log::event(
             Level::Error,
             "the initialisers of a library do not return, and nothing else is loaded until they do; if they never will, remove that extension and start the host again",
@@ -57,7 +57,7 @@ fn opening(library: Option<&Path>) {
     *opening = library.map(|library| Opening {
         library: library.to_owned(),
         since: Instant::now(),
-        is_told: false,
+        is_logged: false,
     });
 }
 

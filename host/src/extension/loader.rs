@@ -68,7 +68,7 @@ pub fn update(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chang
         let ready = ahead.as_mut().and_then(Iterator::next);
         let known = before.entry(&folder.name);
         if let Some(known) = known
-            && !is_due(known, &FileMarks::of(&folder.path), &env, scope, &next)
+            && !must_reload(known, &FileMarks::of(&folder.path), &env, scope, &next)
         {
             next.entries.push(known.clone());
             continue;
@@ -121,20 +121,20 @@ pub fn refresh(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chan
 }
 
 /// Whether an extension has to be looked at again.
-fn is_due(
+fn must_reload(
     known: &FolderEntry,
     marks: &FileMarks,
     env: &Env,
     scope: &Scope<'_>,
     next: &Registry,
 ) -> bool {
-    let is_meant = match scope {
+    let is_requested = match scope {
         Scope::Changed => false,
         Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
             known.endpoints.iter().any(|endpoint| endpoint.id == *id)
         }),
     };
-    if is_meant || known.marks != *marks {
+    if is_requested || known.marks != *marks {
         return true;
     }
     match &known.state {

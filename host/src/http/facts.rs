@@ -26,7 +26,7 @@ pub struct HeaderFacts {
     /// A `Cookie` may be one of Directus's.
     pub may_hold_our_cookie: bool,
     /// A `Referer` holds a token.
-    pub has_telling_referer: bool,
+    pub referer_has_token: bool,
 }
 
 impl RequestFacts {
@@ -57,7 +57,7 @@ impl HeaderFacts {
 
     /// Whether there may be something that an extension must not see.
     pub fn may_need_redaction(&self) -> bool {
-        self.may_show_credential() | self.has_telling_referer
+        self.may_show_credential() | self.referer_has_token
     }
 
     /// Looks the headers up.
@@ -67,7 +67,7 @@ impl HeaderFacts {
             may_hold_our_cookie: headers
                 .get_all(header::COOKIE)
                 .any(|line| may_be_directus(line.as_bytes())),
-            has_telling_referer: headers
+            referer_has_token: headers
                 .get_all(header::REFERER)
                 .any(|line| holds_token(line.as_bytes())),
         }
@@ -104,7 +104,7 @@ mod tests {
     fn what_is_there_is_seen_and_nothing_else() {
         let none = RequestFacts::of(&HeaderMap::new(), None, true);
         assert!(!none.headers.has_authorization && !none.headers.may_hold_our_cookie);
-        assert!(!none.headers.has_telling_referer && none.content_length.is_none());
+        assert!(!none.headers.referer_has_token && none.content_length.is_none());
         let lines = [
             (header::AUTHORIZATION, "x"),
             (header::COOKIE, "a=b; directus_session_token=x"),
@@ -116,7 +116,7 @@ mod tests {
         let query = Some("a=b&%61ccess_token=x");
         let facts = RequestFacts::of(&lines.into_iter().collect(), query, true);
         assert!(facts.headers.has_authorization && facts.headers.may_hold_our_cookie);
-        assert!(facts.headers.has_telling_referer);
+        assert!(facts.headers.referer_has_token);
         assert!(facts.has_upgrade && facts.may_hold_token);
         assert_eq!(facts.content_length, Some(17));
     }

@@ -49,7 +49,7 @@ pub fn redact_headers(headers: &mut HeaderMap, facts: &HeaderFacts, keep_basic: 
     if facts.may_hold_our_cookie && headers.get_all(header::COOKIE).any(holds_ours) {
         filter(headers, header::COOKIE, redact_cookies);
     }
-    if facts.has_telling_referer {
+    if facts.referer_has_token {
         filter(headers, header::REFERER, |value| {
             (!holds_token(value)).then_some(Cow::Borrowed(value))
         });

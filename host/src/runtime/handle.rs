@@ -38,23 +38,23 @@ pub struct Slot<S: 'static, L: 'static> {
 
 // SAFETY: `shared` is borrowed mutably only while nobody can read it: in `Free::parts`, before there is a handle, and in
 // `SlotPool::recycle`, when the use is over and no `Reading` is left. `local` and `own_readings` are reached only on the slot's
-// worker: by `Held::local` and `Reading`, which check the thread, and by `SlotPool` and `Free`, which never leave it.
+// worker: by `SlotRef::local` and `Reading`, which check the thread, and by `SlotPool` and `Free`, which never leave it.
 unsafe impl<S: Send + Sync, L> Sync for Slot<S, L> {}
 
 /// A use of a slot, as a handle names it.
-pub struct Held<S: 'static, L: 'static> {
+pub struct SlotRef<S: 'static, L: 'static> {
     slot: &'static Slot<S, L>,
     generation: u64,
 }
 
-impl<S, L> Clone for Held<S, L> {
+impl<S, L> Clone for SlotRef<S, L> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<S, L> Copy for Held<S, L> {}
+impl<S, L> Copy for SlotRef<S, L> {}
 
-impl<S: Recycle<L>, L> Held<S, L> {
+impl<S: Recycle<L>, L> SlotRef<S, L> {
     /// The two numbers of the ABI's handle.
     pub fn numbers(self) -> (u64, u64) {
         (std::ptr::from_ref(self.slot) as u64, self.generation)
@@ -63,8 +63,9 @@ impl<S: Recycle<L>, L> Held<S, L> {
     /// The use that a handle names, if it is not over.
     ///
     /// # Safety
-    /// `slot` is 0 or came from [`Held::numbers`] of the same `S` and `L`, in this process.
+    /// `slot` is 0 or came from [`SlotRef::numbers`] of the same `S` and `L`, in this process.
     pub unsafe fn from_numbers(slot: u64, generation: u64) -> Option<Self> {
+        // An even generation is of a slot that is free: see `SlotState::open`.
         if slot == 0 || generation & 1 == 0 {
             return None;
         }
@@ -143,9 +144,9 @@ impl<S: Recycle<L>, L> Held<S, L> {
 }
 
 impl<S, L> Slot<S, L> {
-    /// A use of the slot: one that [`Held::parts`] took apart.
-    pub fn held(&'static self, generation: u64) -> Held<S, L> {
-        Held {
+    /// A use of the slot: one that [`SlotRef::parts`] took apart.
+    pub fn held(&'static self, generation: u64) -> SlotRef<S, L> {
+        SlotRef {
             slot: self,
             generation,
         }
@@ -156,7 +157,7 @@ impl<S, L> Slot<S, L> {
 pub struct Reading<S: 'static, L: 'static> {
     slot: &'static Slot<S, L>,
     is_own: bool,
-    /// How its end is told depends on the thread.
+    /// Its drop must run on the thread that began to read.
     stays_on_its_thread: PhantomData<*const ()>,
 }
 
@@ -221,8 +222,8 @@ impl<S: Recycle<L>, L> Free<S, L> {
 
     /// Begins the slot's use, at stage 0: its handle.
     #[inline]
-    pub fn hand_out(self) -> Held<S, L> {
-        Held {
+    pub fn hand_out(self) -> SlotRef<S, L> {
+        SlotRef {
             slot: self.slot,
             generation: self.slot.state.open(),
         }
@@ -255,7 +256,7 @@ impl<S: Recycle<L>, L> SlotPool<S, L> {
     /// Ends this use of the slot: its handles are over. Call on the slot's worker; elsewhere, and for a use that is over,
     /// it does nothing.
     #[inline]
-    pub fn close(&self, held: Held<S, L>) {
+    pub fn close(&self, held: SlotRef<S, L>) {
         self.close_with(held, |_| (), |_| ());
     }
 
@@ -263,7 +264,7 @@ impl<S: Recycle<L>, L> SlotPool<S, L> {
     /// `copy` copies.
     pub fn close_with<R>(
         &self,
-        held: Held<S, L>,
+        held: SlotRef<S, L>,
         take: impl FnOnce(&mut S) -> R,
         copy: impl FnOnce(&S) -> R,
     ) -> Option<R> {

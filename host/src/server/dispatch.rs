@@ -50,7 +50,7 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         id: info.id,
         in_hand: Some(in_hand),
         is_head: *request.method() == Method::HEAD,
-        knows_chunks: request.version() >= Version::HTTP_11,
+        supports_chunked: request.version() >= Version::HTTP_11,
         access: AccessLine::begin(worker.host.config.log.access, &request),
     };
     response.state = handle(worker, request, info);
@@ -60,14 +60,18 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
 /// Finds out who asks for what, and has it handled.
 fn handle(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
     if info.facts.may_show_credential() {
-        return handle_shown(worker, request, info);
+        return identify_then_dispatch(worker, request, info);
     }
-    handle_as(worker, request, info, None)
+    dispatch_as(worker, request, info, None)
 }
 
 /// Has a request handled that may show a credential.
 #[inline(never)]
-fn handle_shown(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
+fn identify_then_dispatch(
+    worker: &'static ServerWorker,
+    request: Request,
+    info: RequestInfo,
+) -> State {
     let peer = info.connection.peer().address().ip();
     let identified = worker.host.authority.identify(
         &request.head().headers,
@@ -78,15 +82,15 @@ fn handle_shown(worker: &'static ServerWorker, request: Request, info: RequestIn
         Some(&worker.upstream),
     );
     match identified {
-        Identified::Now(Ok(who)) => handle_as(worker, request, info, Some(who)),
+        Identified::Now(Ok(who)) => dispatch_as(worker, request, info, Some(who)),
         Identified::Now(Err(error)) => State::of_host(unauthorized(&error)),
-        Identified::Later(answer) => handle_later(worker, request, info, answer),
+        Identified::Later(answer) => dispatch_when_identified(worker, request, info, answer),
     }
 }
 
 /// Has a request handled when it is known who its caller is.
 #[cold]
-fn handle_later(
+fn dispatch_when_identified(
     worker: &'static ServerWorker,
     request: Request,
     info: RequestInfo,
@@ -94,14 +98,14 @@ fn handle_later(
 ) -> State {
     State::Later(Box::pin(async move {
         match answer.await {
-            Ok(who) => handle_as(worker, request, info, Some(who)),
+            Ok(who) => dispatch_as(worker, request, info, Some(who)),
             Err(error) => State::of_host(unauthorized(&error)),
         }
     }))
 }
 
 /// Has a request handled whose caller is known.
-fn handle_as(
+fn dispatch_as(
     worker: &'static ServerWorker,
     mut request: Request,
     info: RequestInfo,
@@ -116,7 +120,7 @@ fn handle_as(
         drop(registry);
         return serve_host_route(worker, request, who);
     };
-    if !matches!(mount.require, Require::Nothing) && !is_let_in(&mount.require, who.as_deref()) {
+    if !matches!(mount.require, Require::Nothing) && !is_allowed(&mount.require, who.as_deref()) {
         cold_path();
         return State::of_host(refuse(&Refusal::Forbidden));
     }
@@ -142,7 +146,7 @@ fn handle_as(
             return match closed {
                 Closed::Full => State::of_host(refuse(&Refusal::Busy)),
                 // Replaced since the snapshot was taken. The new snapshot is there before the old generation is retired.
-                Closed::Retired => handle_as(worker, request, info, who),
+                Closed::Retired => dispatch_as(worker, request, info, who),
             };
         }
     };
@@ -302,7 +306,7 @@ async fn call_with_body(
             } else {
                 Refusal::BadBody
             };
-            request.overrule(&refusal);
+            request.answer_instead(&refusal);
             request.finish(worker.worker);
         }
     }
@@ -314,7 +318,7 @@ struct Unseen(request::Handle);
 impl Drop for Unseen {
     fn drop(&mut self) {
         if let Some(worker) = current() {
-            self.0.overrule(&Refusal::BadBody);
+            self.0.answer_instead(&Refusal::BadBody);
             self.0.finish(worker);
         }
     }
@@ -322,7 +326,7 @@ impl Drop for Unseen {
 
 /// Whether the operator lets this caller use the extension, whatever its code does.
 #[inline(never)]
-fn is_let_in(require: &Require, who: Option<&Accountability>) -> bool {
+fn is_allowed(require: &Require, who: Option<&Accountability>) -> bool {
     let who = who.unwrap_or(&identity::ANONYMOUS);
     match require {
         Require::Nothing => true,
@@ -362,7 +366,7 @@ pub struct ResponseFuture {
     /// Until the answer is given to actix whole: then `None`, or within its body.
     in_hand: Option<InHand>,
     is_head: bool,
-    knows_chunks: bool,
+    supports_chunked: bool,
     access: Option<Box<AccessLine>>,
 }
 
@@ -417,7 +421,7 @@ impl Future for ResponseFuture {
             cold_path();
             response = body::without_body(response, this.is_head);
         }
-        if !this.knows_chunks {
+        if !this.supports_chunked {
             cold_path();
             body::end_by_closing(&mut response);
         }

@@ -61,7 +61,7 @@ impl Handle {
     }
 
     /// Answers in the extension's place, unless an answer is decided already; tells whether it did.
-    pub fn overrule(&self, refusal: &Refusal) -> bool {
+    pub fn answer_instead(&self, refusal: &Refusal) -> bool {
         let is_over = self.advance(UNDECIDED, OVER).is_ok() || self.advance(GIVEN_UP, OVER).is_ok();
         if is_over {
             self.answer(reply::refuse(refusal));
@@ -115,8 +115,8 @@ impl Handle {
         let Some(local) = self.local() else { return };
         let payload_of = |local: &Local| local.payload.as_ref().is_some_and(Incoming::is_too_large);
         if payload_of(&local.borrow()) {
-            self.overrule(&Refusal::ContentTooLarge);
-        } else if self.overrule(&Refusal::Unanswered) {
+            self.answer_instead(&Refusal::ContentTooLarge);
+        } else if self.answer_instead(&Refusal::Unanswered) {
             contract_checks::note(Rule::AnswersRequests, || {
                 let local = local.borrow();
                 let target = local.request.as_ref().map(|request| request.uri().path());
@@ -164,7 +164,7 @@ impl Handle {
             let mut local = local.borrow_mut();
             let owned = local.flight.is_some();
             if owned {
-                self.give_over(decided);
+                self.note_client_left(decided);
                 local.payload = None;
             }
             (
@@ -181,10 +181,10 @@ impl Handle {
         }
         drop(client);
         if let Some(written) = stream.and_then(|stream| stream.written) {
-            complete(worker, written, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, written, Outcome::of_status(abi::EXT_CANCELLED));
         }
         if let Some(watch) = watch {
-            complete(worker, watch, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, watch, Outcome::of_status(abi::EXT_CANCELLED));
         }
         if let Some(pending) = pending {
             pending.cancel(worker);
@@ -226,7 +226,7 @@ impl Handle {
         }
         completion.hold(local.flight.clone());
         if matches!(local.client, Client::Ended) {
-            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, completion, Outcome::of_status(abi::EXT_CANCELLED));
         } else {
             local.watch = Some(completion);
         }
@@ -234,7 +234,7 @@ impl Handle {
     }
 
     /// Whatever was decided, nothing more is heard of it: the client has left.
-    fn give_over(&self, decided: Result<(), NotAdvanced>) {
+    fn note_client_left(&self, decided: Result<(), NotAdvanced>) {
         if let Err(NotAdvanced::AtStage(stage)) = decided {
             // Where it fails, it is over already.
             let _ = self.advance(stage, OVER);
@@ -249,7 +249,7 @@ impl Expirable for Handle {
 
     /// Answers 504, because the extension has not answered in time.
     fn expire(self) {
-        if self.overrule(&Refusal::Timeout) {
+        if self.answer_instead(&Refusal::Timeout) {
             self.log(Level::Warn, "the extension did not answer in time");
         }
     }

@@ -8,7 +8,7 @@ use extension_api::abi;
 
 use super::state::{BodyRead, Client, Handle, Local, Operations, Shared};
 use crate::boundary::completion::{Outcome, complete};
-use crate::boundary::operation::{self, PollsAlong, Work};
+use crate::boundary::operation::{self, PollsWithRequest, Work};
 use crate::runtime::handle::Slot;
 use crate::runtime::worker::{Worker, current};
 
@@ -28,7 +28,7 @@ impl Pending {
             if let Some(task) = task {
                 task.abort();
             }
-            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, completion, Outcome::of_status(abi::EXT_CANCELLED));
         }
         for operation in self.operations {
             operation.cancel();
@@ -163,14 +163,14 @@ fn call_due() -> bool {
 
 impl Handle {
     /// The request, as an operation of it knows it.
-    pub fn polls_along(self) -> (&'static dyn PollsAlong, u64) {
+    pub fn polls_with_request(self) -> (&'static dyn PollsWithRequest, u64) {
         let (slot, generation) = self.parts();
         (slot, generation)
     }
 }
 
-impl PollsAlong for Slot<Shared, Local> {
-    fn poll_along(
+impl PollsWithRequest for Slot<Shared, Local> {
+    fn poll_with_request(
         &'static self,
         generation: u64,
         operation: operation::Handle,

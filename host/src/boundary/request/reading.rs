@@ -29,8 +29,8 @@ impl Handle {
         completion.hold(local_state.flight.clone());
         let has_left = matches!(local_state.client, Client::Ended);
         let polled = match &mut local_state.payload {
-            _ if has_left => Poll::Ready(Outcome::failed(abi::EXT_CANCELLED)),
-            None => Poll::Ready(Outcome::failed(abi::EXT_END)),
+            _ if has_left => Poll::Ready(Outcome::of_status(abi::EXT_CANCELLED)),
+            None => Poll::Ready(Outcome::of_status(abi::EXT_END)),
             Some(payload) => payload
                 .poll_chunk(&mut Context::from_waker(Waker::noop()))
                 .map(Outcome::of_chunk),
@@ -67,7 +67,7 @@ impl Handle {
         }
         let outcome = match &mut local.payload {
             Some(payload) => std::task::ready!(payload.poll_chunk(cx).map(Outcome::of_chunk)),
-            None => Outcome::failed(abi::EXT_CANCELLED),
+            None => Outcome::of_status(abi::EXT_CANCELLED),
         };
         match local.reading.take() {
             Some((completion, _)) => Poll::Ready((completion, outcome)),

@@ -25,7 +25,7 @@ use crate::http::client_connection::ClientConnection;
 use crate::http::request_id::{Ids, RequestId};
 use crate::identity::{self, Accountability};
 use crate::runtime::deadline::Deadlines;
-use crate::runtime::handle::{Held, Recycle, SlotPool};
+use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::slot_state::{NotAdvanced, Stage};
 
@@ -34,7 +34,7 @@ thread_local! {
 }
 
 /// A request as callbacks name it.
-pub type Handle = Held<Shared, Local>;
+pub type Handle = SlotRef<Shared, Local>;
 
 /// A completion that was not taken, and why: a status of the ABI.
 pub(super) type Refused = (Completion, i32);

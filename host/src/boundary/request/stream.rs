@@ -144,7 +144,7 @@ impl Handle {
             return Err((completion, abi::EXT_GONE));
         }
         if stage == Some(OVER) {
-            complete(worker, completion, Outcome::failed(abi::EXT_CANCELLED));
+            complete(worker, completion, Outcome::of_status(abi::EXT_CANCELLED));
             return Ok(());
         }
         if stage == Some(STREAMING) && chunk.is_empty() {
