@@ -105,7 +105,12 @@ pub fn run(options: NewOptions) -> Result<ExitCode, NewError> {
         options.api,
     )?;
     println!("made {}", folder.display());
-    println!("\nNext:\n  extension-host dev {}", folder.display());
+    let program = if std::env::var_os("CARGO").is_some() {
+        "cargo run --release --"
+    } else {
+        "extension-host"
+    };
+    println!("\nNext:\n  {program} dev {}", folder.display());
     println!(
         "and in another terminal:\n  curl http://127.0.0.1:8055/{}/",
         id_of(&name)
