@@ -153,6 +153,21 @@ fn todays_header_declares_everything_of_1_0_as_it_was() {
     }
 }
 
+/// The one thing that a library exports: its name, and that it can be seen from outside.
+#[test]
+fn todays_header_exports_the_entry_of_1_0() {
+    let entry = |header: PathBuf| {
+        let text = std::fs::read_to_string(header).expect("a header");
+        let lines = text.lines().filter(|line| {
+            line.contains("define EXT_EXPORT") || line.starts_with("extern EXT_EXPORT")
+        });
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let released = entry(golden().join("extension_api.h"));
+    assert_eq!(released.len(), 3);
+    assert_eq!(entry(header_of_today()), released);
+}
+
 #[test]
 fn todays_header_lays_everything_of_1_0_out_as_it_was() {
     let old = Header::read(&golden().join("extension_api.h"));
