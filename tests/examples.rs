@@ -195,7 +195,7 @@ fn an_upload_reaches_the_storage_before_all_of_it_has_been_sent() {
         .recv_timeout(DEADLINE)
         .expect("the first half arrives before the second is sent");
     assert!(
-        host.resident() < before + HALF as u64 / 2,
+        !Host::gives_memory_back() || host.resident() < before + HALF as u64 / 2,
         "the half that has passed is not kept"
     );
     client.send(vec![b'b'; HALF]);
