@@ -17,6 +17,26 @@
  *   lent      the memory stays the giver's; valid until the time that is named.
  *   given     the memory becomes the receiver's, who releases it exactly once.
  *
+ * What is not the extension's
+ *   The process is the host's, and every other extension's. From its initialisers to `destroy` an extension leaves as it is:
+ *   - how a signal is taken, which signals a thread of the host's blocks, and its alternate stack;
+ *   - timers that send signals (`setitimer`, `alarm`, `timer_create`);
+ *   - the working directory and the root directory;
+ *   - the umask;
+ *   - the environment: `setenv` frees what another thread's `getenv` has just found;
+ *   - limits of resources (`setrlimit`);
+ *   - descriptors that it has not opened, 0, 1 and 2 among them;
+ *   - the locale (`setlocale`);
+ *   - how the host's threads compute: rounding, and numbers near zero, which a library that is linked with `-ffast-math`
+ *     changes;
+ *   - the priority of the host's threads, and which processors they run on;
+ *   - who the process is: its users, groups, capabilities, session, namespaces and name, and what `prctl` sets;
+ *   and it leaves nothing behind:
+ *   - descriptors that it has opened are closed when `destroy` returns, and each is opened with `O_CLOEXEC`;
+ *   - child processes have ended and been waited for;
+ *   - nothing is printed to the standard output;
+ *   - functions that run at the end of the process (`atexit`, destructors) return soon.
+ *
  * Nothing may be thrown or unwound through a function of this header, in either direction.
  */
 #ifndef EXTENSION_API_H

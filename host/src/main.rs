@@ -1,5 +1,6 @@
 //! The command line of the host: arguments, settings, the command. An error is one sentence and an exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,11 +17,16 @@ use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
-use extension_host::platform::log;
+use extension_host::platform::{log, process};
 use extension_host::server::{self, Host};
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    conclude(run(&Cli::parse()))
+}
+
+/// The exit code; an error is told.
+fn conclude(done: Result<ExitCode, Box<dyn std::error::Error>>) -> ExitCode {
+    match done {
         Ok(code) => code,
         Err(error) => {
             log::error(&error_chain(error.as_ref()), &[]);
@@ -83,11 +89,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             };
             check::run(&options, &config, &env)
         }
-        Command::CheckSubject {
-            folder,
-            control,
-            stand_in,
-        } => subject::run(config, env, &folder, &control, stand_in),
+        Command::CheckSubject { folder, stand_in } => subject::run(config, env, &folder, stand_in),
         Command::Dev { folders, .. } => {
             let mut dev = Dev::prepare(config, env, &folders)?;
             with_cleanup(dev.host.clone(), |host| serve(host, || dev.watch()))
@@ -96,11 +98,18 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 /// Does the host's work, then stops the extensions and cleans up, whether or not it succeeded. This is not the host's `Drop`: the
-/// contexts of extensions keep the host for as long as the process lives.
-fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
+/// contexts of extensions keep the host for as long as the process lives. Then the process ends at once: what libraries have
+/// registered for its end could hang or crash it, and nothing of the host's is left to be done.
+fn with_cleanup(
+    host: Arc<Host>,
+    work: impl FnOnce(Arc<Host>) -> Result<ExitCode, Box<dyn std::error::Error>>,
+) -> ! {
     let done = work(host.clone());
     host.end();
-    done
+    let is_done = conclude(done) == ExitCode::SUCCESS;
+    // Err: nobody reads it any more.
+    let _ = std::io::stdout().flush();
+    process::end_at_once(u8::from(!is_done))
 }
 
 fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std::error::Error>> {

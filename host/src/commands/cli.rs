@@ -88,14 +88,11 @@ pub enum Command {
         #[command(flatten)]
         serve: ServeOptions,
     },
-    /// Serves the extension that another process checks.
+    /// Serves the extension that another process checks, which holds the other end of its standard input.
     #[command(hide = true)]
     CheckSubject {
         /// Its folder.
         folder: PathBuf,
-        /// The socket of the process that checks.
-        #[arg(long)]
-        control: PathBuf,
         /// What answers outgoing calls.
         #[arg(long)]
         stand_in: SocketAddr,

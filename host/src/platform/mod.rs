@@ -5,4 +5,6 @@ pub mod error_chain;
 pub mod fnv;
 pub mod log;
 pub mod memory;
+pub mod process;
 pub mod scratch;
+pub mod sockets;

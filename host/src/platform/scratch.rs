@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::platform::fnv::Fnv;
 
@@ -18,10 +19,8 @@ const KEPT: &str = "copies";
 pub const ONCE: &str = "once";
 /// The word for links to extensions that are developed.
 pub const DEV: &str = "dev";
-/// The word for the socket of a check: short, for a socket's path has a hundred bytes.
-pub const CHECK: &str = "c";
 /// Folders with these words are of no use when their process has ended.
-const TEMPORARY: [&str; 3] = [ONCE, DEV, CHECK];
+const TEMPORARY: [&str; 2] = [ONCE, DEV];
 /// Only the owner may read and write.
 const MODE: u32 = 0o700;
 
@@ -98,7 +97,7 @@ impl Scratch {
         let Ok(own) = fs::metadata(&self.path) else {
             return;
         };
-        let entries = fs::read_dir(std::env::temp_dir());
+        let entries = fs::read_dir(parent());
         for entry in entries.into_iter().flatten().flatten() {
             let path = entry.path();
             // Until it is removed, nobody else can take it.
@@ -113,8 +112,25 @@ impl Scratch {
     }
 }
 
+/// Removes temporary folders that ended processes of this user left: at the end of a command that another process worked for.
+pub fn remove_left() {
+    if let Ok(scratch) = Scratch::temporary(ONCE) {
+        scratch.remove();
+    }
+}
+
+/// The system's folder for temporary files, as it was when it was first asked for: an extension may change the environment and
+/// the working directory.
+fn parent() -> &'static Path {
+    static PARENT: OnceLock<PathBuf> = OnceLock::new();
+    PARENT.get_or_init(|| {
+        let folder = std::env::temp_dir();
+        std::path::absolute(&folder).unwrap_or(folder)
+    })
+}
+
 fn named(word: &str, unique: u64) -> PathBuf {
-    std::env::temp_dir().join(format!("{PREFIX}-{word}-{unique:016x}"))
+    parent().join(format!("{PREFIX}-{word}-{unique:016x}"))
 }
 
 fn is_temporary(path: &Path) -> bool {
