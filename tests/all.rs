@@ -15,6 +15,7 @@ mod faults;
 mod fetch;
 mod golden;
 mod http;
+mod hygiene;
 mod identity;
 mod identity_directus;
 mod identity_own;

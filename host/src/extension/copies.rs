@@ -1,10 +1,10 @@
 //! Private copies of libraries, and which copies of the host before this one may be used again.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::hash::Hasher;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -174,6 +174,9 @@ fn same(original: &mut File, copy: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Only the owner may read and write a copy.
+const COPY_MODE: u32 = 0o600;
+
 /// Copies a file into a new one, which it returns open for reading. The kernel copies by itself where it can.
 fn copied(from: &mut File, to: &Path) -> io::Result<File> {
     let mut to = File::options()
@@ -181,6 +184,8 @@ fn copied(from: &mut File, to: &Path) -> io::Result<File> {
         .write(true)
         .create_new(true)
         .open(to)?;
+    // Whatever the umask is: an extension may have changed it.
+    to.set_permissions(Permissions::from_mode(COPY_MODE))?;
     io::copy(from, &mut to)?;
     Ok(to)
 }

@@ -1,8 +1,9 @@
-//! Tells when an extension blocks a worker.
+//! Looks each second at what extensions may do to the host: tells when one blocks a worker, and sets signals back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::kept_signals::KeptSignals;
 use crate::platform::log::{self, Level};
 use crate::runtime::workers::Workers;
 
@@ -14,13 +15,14 @@ pub struct BlockedWatch {
 
 impl BlockedWatch {
     /// Watches until it is dropped.
-    pub fn start(workers: Arc<Workers>) -> Self {
+    pub fn start(workers: Arc<Workers>, signals: KeptSignals) -> Self {
         const EVERY: Duration = Duration::from_secs(1);
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
             let mut before: Vec<(u64, u64)> = Vec::new();
             while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY)
             {
+                signals.restore();
                 let now = workers.markers();
                 for (number, (inside, entry_count)) in now.iter().enumerate() {
                     if *inside != 0 && before.get(number) == Some(&(*inside, *entry_count)) {

@@ -14,6 +14,7 @@ use crate::extension::copies::Copies;
 use crate::extension::loader::{self, Scope};
 use crate::identity::Authority;
 use crate::platform::env::Env;
+use crate::upstream::connect::remember_roots;
 
 /// See the module's text.
 pub struct Host {
@@ -38,6 +39,7 @@ impl Host {
         authority: Authority,
         copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
     ) -> Result<Arc<Self>, ServeError> {
+        remember_roots();
         let config = Arc::new(config);
         let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies);
         Ok(Arc::new(Self {

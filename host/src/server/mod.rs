@@ -6,6 +6,7 @@ pub mod blocked_watch;
 mod connection;
 pub mod dispatch;
 pub mod host;
+mod kept_signals;
 mod serve;
 mod serve_error;
 pub mod server_worker;

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::blocked_watch::BlockedWatch;
 use super::connection::connections;
 use super::host::Host;
+use super::kept_signals::KeptSignals;
 use super::serve_error::ServeError;
 use super::service::Factory;
 use crate::extension::loader::{self, Scope};
@@ -47,7 +48,7 @@ pub async fn run_until(
         .max_concurrent_connections(limits.connections_max)
         .shutdown_timeout(config.shutdown_timeout().as_secs().max(1))
         .disable_signals();
-    let cannot_bind = |cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause);
+    let cannot_bind = |cause| ServeError::bind(&config.host, config.port, cause);
     let mut addresses = Vec::new();
     for listener in listeners(&config.host, config.port).map_err(cannot_bind)? {
         addresses.extend(listener.local_addr());
@@ -78,7 +79,8 @@ pub async fn run_until(
         .then(|| Watcher::start(host.catalog.clone()))
         .transpose()
         .map_err(ServeError::Run)?;
-    let watch = BlockedWatch::start(host.catalog.workers.clone());
+    let signals = KeptSignals::now().map_err(ServeError::Run)?;
+    let watch = BlockedWatch::start(host.catalog.workers.clone(), signals);
     listening(&addresses);
     let ended = running.await;
     drop((watch, watcher));

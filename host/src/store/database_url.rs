@@ -44,9 +44,12 @@ impl DatabaseUrl {
             return Ok(DatabaseUrl::Postgres(url.to_owned()));
         }
         match url.strip_prefix("sqlite:") {
-            Some(path) => Ok(DatabaseUrl::File(
-                path.strip_prefix("//").unwrap_or(path).into(),
-            )),
+            Some(path) => {
+                let path = path.strip_prefix("//").unwrap_or(path);
+                // An extension may change the working directory before the next connection.
+                let path = std::path::absolute(path).map_err(|_| StoreError::Url)?;
+                Ok(DatabaseUrl::File(path))
+            }
             None => Err(StoreError::Url),
         }
     }

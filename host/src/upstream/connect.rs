@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -93,12 +94,35 @@ async fn handshake(host: String, stream: TcpStream) -> Result<TlsStream<TcpStrea
         .map_err(|cause| failed(cause.to_string()))
 }
 
+/// Where SSL_CERT_FILE and SSL_CERT_DIR were at the start.
+static ROOTS: OnceLock<[Option<PathBuf>; 2]> = OnceLock::new();
+
+/// Remembers where the operator keeps certificate roots: they are read at the first encrypted call, and an extension may have
+/// changed the environment or the working directory by then.
+pub fn remember_roots() {
+    ROOTS.get_or_init(|| {
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| {
+            let path = std::env::var_os(name).filter(|path| !path.is_empty())?;
+            std::path::absolute(path).ok()
+        })
+    });
+}
+
+fn load_roots() -> rustls_native_certs::CertificateResult {
+    match ROOTS.get() {
+        Some([file, folder]) if file.is_some() || folder.is_some() => {
+            rustls_native_certs::load_certs_from_paths(file.as_deref(), folder.as_deref())
+        }
+        _ => rustls_native_certs::load_native_certs(),
+    }
+}
+
 /// The process's TLS settings: made at the first encrypted call, for reading the system's roots takes time and memory.
 fn client_config() -> Result<Arc<rustls::ClientConfig>, String> {
     static CONFIG: OnceLock<Result<Arc<rustls::ClientConfig>, String>> = OnceLock::new();
     CONFIG
         .get_or_init(|| {
-            let found = rustls_native_certs::load_native_certs();
+            let found = load_roots();
             let mut roots = rustls::RootCertStore::empty();
             let (added, _) = roots.add_parsable_certificates(found.certs);
             if added == 0 {
