@@ -293,7 +293,7 @@ fn one_with_another_name_or_a_link_is_not_used() {
 #[test]
 fn what_other_commands_have_left_is_removed() {
     let place = Place::new();
-    for word in ["once", "dev", "c"] {
+    for word in ["once", "dev"] {
         folder(
             &place,
             &format!("extension-host-{word}-0123456789abcdef"),

@@ -61,7 +61,7 @@ impl fmt::Display for ServeError {
             }
             Self::InUse(address, holders, _) => write!(
                 f,
-                "cannot listen on {address}, where {} listens; end it, or choose another port with --port",
+                "cannot listen on {address}, where {} listens; end it, or choose another with --port",
                 holders.join(" and ")
             ),
             Self::Bind(address, _) => write!(f, "cannot listen on {address}"),

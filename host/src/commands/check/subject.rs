@@ -180,7 +180,10 @@ fn read_orders(
     host: Arc<Host>,
 ) -> io::Result<mpsc::Receiver<Order>> {
     let (order, next) = mpsc::channel();
+    let (started, wait) = mpsc::channel();
     let read = move || {
+        // Err: nobody waits any more.
+        let _ = started.send(());
         for line in orders.lines().map_while(Result::ok) {
             if let Ok(read) = serde_json::from_str(&line) {
                 // Err: the orders are over, and it is the parent's end that is waited for.
@@ -192,6 +195,8 @@ fn read_orders(
         process::end_at_once(1);
     };
     thread::Builder::new().name(READER.to_owned()).spawn(read)?;
+    // While the system's loader is inside an initialiser that hangs, no thread gets as far as its first line.
+    let _ = wait.recv();
     Ok(next)
 }
 
