@@ -23,4 +23,5 @@ mod layers;
 mod life;
 mod loading;
 mod reload;
+mod supervisor;
 mod twilio;

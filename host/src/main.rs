@@ -1,7 +1,10 @@
 //! The command line of the host: arguments, settings, the command. An error is one sentence and an exit code.
 
+use std::io;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use extension_host::commands::accounts;
@@ -16,17 +19,26 @@ use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
-use extension_host::platform::log;
-use extension_host::server::{self, Host};
+use extension_host::platform::handover::Link;
+use extension_host::platform::{listen, log};
+use extension_host::runtime::{crash_page, fatal_signals};
+use extension_host::server::{self, Host, Supervision};
+use extension_host::supervisor::{self, upgrade};
+use rustix::process::Signal;
+
+/// How much longer than for its extensions a new server may take to start.
+const UPGRADE_MARGIN: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let code = match run(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             log::error(&error_chain(error.as_ref()), &[]);
             ExitCode::FAILURE
         }
-    }
+    };
+    fatal_signals::mean_to_end();
+    code
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -47,24 +59,41 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
+    if config.supervise
+        && !cli.is_supervised()
+        && let Command::Serve(_) | Command::Dev { .. } = cli.command()
+    {
+        let arguments = std::env::args_os().skip(1).collect();
+        return Ok(supervisor::run(&config, arguments)?);
+    }
     match cli.command() {
         Command::New { .. } => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
+            let (supervision, listeners) = sockets(cli, &config)?;
             let authority = Authority::open(&config)?;
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);
-            let host = Host::new(config, env, authority, copies)?;
-            with_cleanup(host, |host| serve(host, || {}))
+            let host = Host::new(config, env, authority, copies, supervision)?;
+            with_cleanup(host, |host| serve(host, listeners, || {}))
         }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
             let ready = || println!("{}", demo.invitation());
-            with_cleanup(demo.host.clone(), |host| serve(host, ready))
+            let listeners = listen::open(&demo.host.config.host, demo.host.config.port)?;
+            with_cleanup(demo.host.clone(), |host| serve(host, listeners, ready))
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
-            let host = Host::new(config, env, authority, Copies::temporary)?;
+            let supervision = Supervision {
+                quarantined: supervisor::quarantined(&config.extensions_path),
+                link: None,
+            };
+            let host = Host::new(config, env, authority, Copies::temporary, supervision)?;
             with_cleanup(host, |host| list::run(&host, json))
+        }
+        Command::Upgrade { json } => {
+            let timeout = Duration::from_millis(config.limits.create_timeout_ms) + UPGRADE_MARGIN;
+            Ok(upgrade::run(&config.extensions_path, timeout, json)?)
         }
         Command::User(command) => Ok(accounts::user(&config, command)?),
         Command::Role(command) => Ok(accounts::role(&config, command)?),
@@ -89,8 +118,11 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             stand_in,
         } => subject::run(config, env, &folder, &control, stand_in),
         Command::Dev { folders, .. } => {
-            let mut dev = Dev::prepare(config, env, &folders)?;
-            with_cleanup(dev.host.clone(), |host| serve(host, || dev.watch()))
+            let (supervision, listeners) = sockets(cli, &config)?;
+            let mut dev = Dev::prepare(config, env, &folders, supervision)?;
+            with_cleanup(dev.host.clone(), |host| {
+                serve(host, listeners, || dev.watch())
+            })
         }
     }
 }
@@ -103,7 +135,45 @@ fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
     done
 }
 
-fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std::error::Error>> {
+/// What a server listens on: what its supervisor hands over with what else there is to know, or else what it opens itself.
+fn sockets(
+    cli: &Cli,
+    config: &Config,
+) -> Result<(Supervision, Vec<TcpListener>), Box<dyn std::error::Error>> {
+    if !cli.is_supervised() {
+        let listeners = listen::open(&config.host, config.port)?;
+        return Ok((Supervision::default(), listeners));
+    }
+    let (link, handover) = Link::from_stdin()?;
+    if crash_page::adopt(&handover.page).is_ok() {
+        fatal_signals::install()?;
+    }
+    let link = Arc::new(link);
+    end_with_supervisor(link.clone())?;
+    let supervision = Supervision {
+        link: Some(link),
+        quarantined: handover.quarantined,
+    };
+    Ok((supervision, handover.listeners))
+}
+
+/// Has the server stop when its supervisor has gone: nobody else could tell it to.
+fn end_with_supervisor(link: Arc<Link>) -> io::Result<()> {
+    let wait = move || {
+        link.wait_until_alone();
+        log::error("the supervisor has gone; the server stops", &[]);
+        // Err: it is stopping already.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+    };
+    let thread = std::thread::Builder::new().name("supervisor".to_owned());
+    thread.spawn(wait).map(drop)
+}
+
+fn serve(
+    host: Arc<Host>,
+    listeners: Vec<TcpListener>,
+    ready: impl FnOnce(),
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let listening = |addresses: &[std::net::SocketAddr]| {
         for address in addresses {
             log::info("listening", &[("address", address)]);
@@ -111,6 +181,6 @@ fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std:
         ready();
     };
     host.load_extensions()?;
-    actix_rt::System::new().block_on(server::run(host, listening))?;
+    actix_rt::System::new().block_on(server::run(host, listeners, listening))?;
     Ok(ExitCode::SUCCESS)
 }

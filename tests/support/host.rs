@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 use std::{fs, thread};
@@ -27,6 +27,7 @@ pub struct Plan {
     options: Vec<String>,
     port: u16,
     user: Option<u32>,
+    is_supervised: bool,
 }
 
 /// A host that serves.
@@ -69,6 +70,7 @@ impl Host {
             options: Vec::new(),
             port: 0,
             user: None,
+            is_supervised: false,
         }
     }
 
@@ -165,6 +167,48 @@ impl Host {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.process.child.id()
+    }
+
+    /// The processes of its servers, where it is supervised.
+    pub fn servers(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("the supervisor runs");
+        children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
+    }
+
+    /// The process of its server, where it is supervised and has one: that which its commands know.
+    #[track_caller]
+    pub fn server_pid(&self) -> u32 {
+        *self.servers().last().expect("a server")
+    }
+
+    /// Runs a command of the host beside it, with its settings.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let config = self.folder().join("config.toml");
+        self.command_of(&config, arguments)
+    }
+
+    /// The same with other settings, in a file of that name.
+    pub fn command_with(&self, name: &str, config: &str, arguments: &[&str]) -> Output {
+        let path = self.folder().join(name);
+        fs::write(&path, config).expect("a config file");
+        self.command_of(&path, arguments)
+    }
+
+    fn command_of(&self, config: &Path, arguments: &[&str]) -> Output {
+        let mut command = Command::new(built::host());
+        command.arg("--config").arg(config).args(arguments);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .env("TMPDIR", self.folder().join("tmp"))
+            .current_dir(self.folder());
+        command.output().expect("the host runs")
     }
 
     /// Sends it a signal: "TERM", "INT".
@@ -266,6 +310,13 @@ impl Plan {
         self
     }
 
+    /// Lets it be two processes, as it is by default. Without this it is one, so that no test passes although the server has
+    /// crashed.
+    pub fn supervised(mut self) -> Self {
+        self.is_supervised = true;
+        self
+    }
+
     /// Runs it as another user.
     pub fn run_by(mut self, id: u32) -> Self {
         self.user = Some(id);
@@ -283,6 +334,17 @@ impl Plan {
         Host {
             folder,
             address: address.parse().expect("an address"),
+            process,
+        }
+    }
+
+    /// Starts it, although it may never listen.
+    pub fn start_without_waiting(self) -> Host {
+        let (folder, process) = self.spawn();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Host {
+            folder,
+            address,
             process,
         }
     }
@@ -315,6 +377,7 @@ impl Plan {
             .arg(&config)
             .args(["--host", "127.0.0.1", "--log-style", "json"])
             .args(["--port", &self.port.to_string()])
+            .args((!self.is_supervised).then_some("--supervise=false"))
             .args(&self.options)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -119,6 +119,12 @@ impl Connection {
         self.arrived.is_empty() && !self.more().unwrap_or(false)
     }
 
+    /// All that comes until the server ends the connection, however it does.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.more().unwrap_or(false) {}
+        std::mem::take(&mut self.arrived)
+    }
+
     /// Reads the body behind a head; false where the connection ends before it is whole.
     pub fn body(&mut self, answer: &mut Answer) -> bool {
         if answer.header("transfer-encoding") == Some("chunked") {

@@ -19,6 +19,8 @@ pub struct Config {
     pub port: u16,
     /// How many event-loop threads; 0: one for each core.
     pub workers: usize,
+    /// Whether a second process starts the server anew when an extension has ended it.
+    pub supervise: bool,
     /// The folder of the extensions.
     pub extensions_path: PathBuf,
     /// Whether an extension that cannot be loaded ends the host.
@@ -31,6 +33,8 @@ pub struct Config {
     pub env_file: PathBuf,
     /// What a request may take.
     pub limits: Limits,
+    /// When an extension that ends the server is left out.
+    pub quarantine: Quarantine,
     /// What an outgoing call may take.
     pub fetch: Fetch,
     /// What is logged, and how.
@@ -66,6 +70,18 @@ pub struct Limits {
     pub shutdown_timeout_ms: u64,
     /// For an extension to get ready when it is loaded; then it is refused, and the others are served.
     pub create_timeout_ms: u64,
+    /// How long an extension may keep a worker; then a new server takes over, where there is a supervisor. 0: for ever.
+    pub stuck_ms: u64,
+}
+
+/// When an extension that ends the server is left out, and the others serve.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quarantine {
+    /// After so many crashes; 0: never.
+    pub crashes: u32,
+    /// Within this time, in milliseconds.
+    pub window_ms: u64,
 }
 
 /// What an outgoing call may take, where the extension does not say otherwise. Times are in milliseconds.
@@ -182,12 +198,14 @@ impl Default for Config {
             host: "0.0.0.0".to_owned(),
             port: 8055,
             workers: 0,
+            supervise: true,
             extensions_path: "./extensions".into(),
             must_load: false,
             auto_reload: false,
             allow_panic_abort: false,
             env_file: ".env".into(),
             limits: Limits::default(),
+            quarantine: Quarantine::default(),
             fetch: Fetch::default(),
             log: Log::default(),
             auth: Auth::default(),
@@ -210,6 +228,16 @@ impl Default for Limits {
             client_request_timeout_ms: 10_000,
             shutdown_timeout_ms: 10_000,
             create_timeout_ms: 10_000,
+            stuck_ms: 30_000,
+        }
+    }
+}
+
+impl Default for Quarantine {
+    fn default() -> Quarantine {
+        Quarantine {
+            crashes: 3,
+            window_ms: 600_000,
         }
     }
 }

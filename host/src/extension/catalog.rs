@@ -10,6 +10,7 @@ use extension_api::abi::ext_callbacks;
 
 use super::copies::Copies;
 use super::loaded::Extension;
+use super::quarantine::Quarantine;
 use super::registry::Registry;
 use crate::config::Config;
 use crate::platform::env::Env;
@@ -26,6 +27,8 @@ pub struct Catalog {
     pub registry: ArcSwap<Registry>,
     /// Private copies of libraries.
     pub copies: Copies,
+    /// What is left out.
+    pub quarantine: Quarantine,
     /// Who calls extensions.
     pub workers: Arc<Workers>,
     /// What extensions may call.
@@ -66,6 +69,7 @@ impl Catalog {
         env: Env,
         callbacks: &'static ext_callbacks,
         copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
+        quarantine: Quarantine,
     ) -> Result<Arc<Self>, CopiesError> {
         let copies = copies().map_err(|(path, cause)| CopiesError(path, cause))?;
         Ok(Arc::new(Self {
@@ -73,6 +77,7 @@ impl Catalog {
             env: ArcSwap::from_pointee(env),
             registry: ArcSwap::default(),
             copies,
+            quarantine,
             workers: Arc::default(),
             callbacks,
             updating: Mutex::default(),

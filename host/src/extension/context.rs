@@ -67,6 +67,7 @@ impl Context {
         manifest: &Manifest,
         env: &Env,
         workers: &Arc<Workers>,
+        fingerprint: u64,
     ) -> Result<Box<Self>, Reason> {
         manifest.check_variables(env)?;
         let variables = manifest
@@ -75,7 +76,7 @@ impl Context {
             .map(|name| (name.to_owned(), env.get(name).map(str::to_owned)))
             .collect();
         let name: Arc<str> = name.into();
-        let number = workers.register(name.clone());
+        let number = workers.register(name.clone(), fingerprint);
         Ok(Box::new(Self {
             in_flight: InFlight::new(name, number),
             basic_auth: manifest.request.basic_auth,
@@ -136,6 +137,7 @@ impl Context {
                     params,
                     flags,
                     data: RouteData::of(data),
+                    mark: 0,
                 });
                 Ok(())
             }
@@ -221,6 +223,11 @@ impl Context {
     /// Whether the manifest lets the extension call there.
     pub fn allows(&self, base: &Base) -> bool {
         self.allowed.allows(base.origin())
+    }
+
+    /// What a crash names a text by: see [`Workers::intern`].
+    pub fn intern(&self, text: &str) -> u32 {
+        self.workers.intern(text)
     }
 
     /// A worker for what belongs to no request.

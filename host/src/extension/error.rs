@@ -52,6 +52,15 @@ impl std::error::Error for LoadError {
 /// Why an extension is not served.
 #[derive(Debug)]
 pub enum Reason {
+    /// It has ended the server too often.
+    Quarantined {
+        /// The ids under which it was served.
+        ids: Vec<String>,
+        /// Since when, in seconds since 1970.
+        since: u64,
+        /// What it has done.
+        why: String,
+    },
     /// `dist` holds no library.
     MissingLibrary {
         /// Where it was looked for.
@@ -284,6 +293,7 @@ impl Reason {
             Reason::DuplicateId { .. } => "ID_DUPLICATE",
             Reason::BadRoute { .. } => "ROUTE_INVALID",
             Reason::DuplicateRoute { .. } => "ROUTE_DUPLICATE",
+            Reason::Quarantined { .. } => "QUARANTINED",
             Reason::BadManifest { .. } => "MANIFEST_INVALID",
             Reason::MissingVariable { .. } => "VARIABLE_MISSING",
             Reason::BadOrigin { .. } => "VARIABLE_INVALID",
@@ -313,6 +323,10 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Reason::Quarantined { why, .. } => write!(
+                f,
+                "it is quarantined: {why}; change its library, or POST /extensions/ID/reload, to try it again"
+            ),
             Reason::MissingLibrary { dist } => {
                 write!(
                     f,

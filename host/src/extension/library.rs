@@ -4,6 +4,7 @@
 //! old code. Never closed, because `dlclose` of Rust code is not safe: a thread-local destructor may still point into it.
 #![expect(unsafe_code, reason = "loading code cannot be checked by the compiler")]
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -96,6 +97,12 @@ impl Checked {
         };
         checked.about = Some(gate::check_copy(content, library, allow_panic_abort)?);
         Ok(checked)
+    }
+
+    /// The inode of the private copy, by which addresses in its code are known; 0: the system does not say.
+    pub fn inode(&self) -> u64 {
+        let copy = self.copy.as_ref().and_then(|copy| copy.metadata().ok());
+        copy.map_or(0, |about| about.ino())
     }
 
     /// Loads it.

@@ -14,6 +14,7 @@ use super::copies;
 use super::manifest::Manifest;
 use super::routes::{RouteData, Routes};
 use crate::platform::log::{self, Level};
+use crate::runtime::crash_page::{CallMark, ThreadMark};
 
 /// One loaded build of an extension.
 pub struct Extension {
@@ -132,6 +133,8 @@ impl Extension {
         if self.is_stopped.swap(true, Ordering::AcqRel) {
             return;
         }
+        let number = self.context.in_flight.number;
+        let _inside = ThreadMark::of_this_thread().enter(number, CallMark::default());
         self.backend.stop();
     }
 }

@@ -23,7 +23,7 @@ use crate::platform::log::{self, Level};
 pub enum Scope<'a> {
     /// What has changed.
     Changed,
-    /// What has changed, and this id, whether it has or not.
+    /// What has changed, and this id, or the folder of that name where it is not mounted, whether it has or not.
     Id(&'a str),
 }
 
@@ -72,6 +72,9 @@ pub fn update(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chang
         {
             next.entries.push(known.clone());
             continue;
+        }
+        if known.is_some_and(|known| is_requested(known, scope)) {
+            catalog.quarantine.release(&folder.name);
         }
         let ready =
             ready.unwrap_or_else(|| Seen::of(folder, &env, catalog).open(folder, &env, catalog));
@@ -128,13 +131,7 @@ fn must_reload(
     scope: &Scope<'_>,
     next: &Registry,
 ) -> bool {
-    let is_requested = match scope {
-        Scope::Changed => false,
-        Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
-            known.endpoints.iter().any(|endpoint| endpoint.id == *id)
-        }),
-    };
-    if is_requested || known.marks != *marks {
+    if is_requested(known, scope) || known.marks != *marks {
         return true;
     }
     match &known.state {
@@ -149,6 +146,16 @@ fn must_reload(
             Reason::MissingVariable { name } => env.get(name).is_some(),
             _ => false,
         },
+    }
+}
+
+/// Whether somebody wants it loaded anew.
+fn is_requested(known: &FolderEntry, scope: &Scope<'_>) -> bool {
+    match scope {
+        Scope::Changed => false,
+        Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
+            known.endpoints.iter().any(|endpoint| endpoint.id == *id)
+        }),
     }
 }
 

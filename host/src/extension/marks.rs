@@ -1,16 +1,18 @@
 //! Whether an extension's files have changed: what the system says of each, compared as one.
 
 use std::fs;
+use std::hash::{Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::manifest;
+use crate::platform::fnv::Fnv;
 
 /// The files of an extension as they were at some time: whether they have changed since is one comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileMarks(Vec<FileMark>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct FileMark {
     path: PathBuf,
     /// Of the file behind all links, with the inode, so that a link that is switched counts as a change.
@@ -46,6 +48,13 @@ impl FileMarks {
     /// The mark of one file.
     pub fn of_file(path: &Path) -> Self {
         Self(mark(path).into_iter().collect())
+    }
+
+    /// A number that other marks do not have, as far as numbers go: for who cannot keep the marks themselves.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Fnv::default();
+        self.0.hash(&mut hash);
+        hash.finish()
     }
 
     /// The folders that hold the files, behind all links as they lead now.

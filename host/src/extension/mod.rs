@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod marks;
 pub mod opened;
 mod pipeline;
+pub mod quarantine;
 pub mod registry;
 pub mod routes;
 pub mod watcher;

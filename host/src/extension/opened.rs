@@ -20,6 +20,7 @@ use super::manifest::Manifest;
 use super::routes::{Route, Routes};
 use crate::config::Limits;
 use crate::platform::env::Env;
+use crate::runtime::crash_page::{CallMark, ThreadMark, page};
 use crate::runtime::workers::Workers;
 
 /// Ids that are paths of the host's own.
@@ -45,13 +46,20 @@ impl Opened {
         checked: Result<Checked, Reason>,
         env: &Env,
         workers: &Arc<Workers>,
+        fingerprint: u64,
     ) -> Result<Self, Reason> {
-        let context = Context::new(name, &manifest, env, workers)?;
+        let context = Context::new(name, &manifest, env, workers, fingerprint)?;
+        let (checked, number) = (checked?, context.in_flight.number);
+        page().note_copy(number, checked.inode());
+        // Its initialisers run.
+        let inside = ThreadMark::of_this_thread().enter(number, CallMark::default());
+        let loaded = checked.open()?;
+        drop(inside);
         Ok(Self {
             context,
             manifest,
             path: path.to_owned(),
-            loaded: checked?.open()?,
+            loaded,
         })
     }
 
@@ -94,14 +102,19 @@ impl Opened {
         // Never freed: a thread that an extension has left over may call with it after `destroy`, and a wrong answer is better
         // than freed memory. It is small beside the library, which stays mapped as well.
         let context: &'static Context = Box::leak(context);
+        let number = context.in_flight.number;
+        page().note_generation(number, generation);
         let called = backend.clone();
         let timeout = Duration::from_millis(defaults.create_timeout_ms);
-        let status =
-            hooks
-                .run(timeout, move || called.create(context))
-                .ok_or(Reason::CreateTimeout {
-                    waited_ms: defaults.create_timeout_ms,
-                })?;
+        let status = hooks
+            .run(timeout, move || {
+                let thread = ThreadMark::of_this_thread();
+                let _inside = thread.enter(number, CallMark::default());
+                called.create(context)
+            })
+            .ok_or(Reason::CreateTimeout {
+                waited_ms: defaults.create_timeout_ms,
+            })?;
         let Declared {
             endpoints,
             refusal,
@@ -145,7 +158,19 @@ impl Opened {
         };
         // From here on the instance exists, so a refusal has to destroy it.
         match broken.map_or_else(|| mountable(&name, endpoints), Err) {
-            Ok(endpoints) => {
+            Ok(mut endpoints) => {
+                for Endpoint { id, routes } in &mut endpoints {
+                    let text = |route: &Route| {
+                        let method = route.method.as_ref().map_or("*", |method| method.as_str());
+                        format!("{method} /{id}{}", route.pattern)
+                    };
+                    routes.mark(|route| context.intern(&text(route)));
+                }
+                let ids: Vec<&str> = endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.id.as_str())
+                    .collect();
+                page().note_ids(number, context.intern(&ids.join(",")));
                 extension.endpoints = endpoints;
                 Ok(Arc::new(extension))
             }

@@ -12,6 +12,7 @@ use super::manifest::Manifest;
 use super::marks::FileMarks;
 use super::opened::Opened;
 use crate::platform::env::Env;
+use crate::platform::handover::Quarantined;
 
 /// An extension whose files have been looked at.
 pub struct Seen {
@@ -32,6 +33,14 @@ impl Seen {
     /// Looks at the files of a folder, takes a copy of its library and checks it.
     pub fn of(folder: &Folder, env: &Env, catalog: &Catalog) -> Self {
         let marks = FileMarks::of(&folder.path);
+        let left_out = catalog.quarantine.find(&folder.name, marks.fingerprint());
+        if let Some(Quarantined {
+            ids, since, why, ..
+        }) = left_out
+        {
+            let found = Err(Reason::Quarantined { ids, since, why });
+            return Self { marks, found };
+        }
         let found = discovery::examine(&folder.path).map(|Discovered { manifest, library }| {
             let switch = manifest.enabled_by.clone();
             match switch.filter(|_| !manifest.is_enabled(env)) {
@@ -48,11 +57,13 @@ impl Seen {
 
     /// Loads the library, where it is to be loaded.
     pub fn open(self, folder: &Folder, env: &Env, catalog: &Arc<Catalog>) -> Ready {
+        let fingerprint = self.marks.fingerprint();
         let open = |found| match found {
             Found::Off(switch) => Ok(NextStep::Off(switch)),
             Found::On(manifest, checked) => {
                 let (name, path) = (&folder.name, &folder.path);
-                let opened = Opened::of(name, path, *manifest, checked, env, &catalog.workers)?;
+                let workers = &catalog.workers;
+                let opened = Opened::of(name, path, *manifest, checked, env, workers, fingerprint)?;
                 Ok(NextStep::Create(Box::new(opened)))
             }
         };

@@ -3,6 +3,8 @@
 pub mod env;
 pub mod error_chain;
 pub mod fnv;
+pub mod handover;
+pub mod listen;
 pub mod log;
 pub mod memory;
 pub mod scratch;

@@ -68,10 +68,7 @@ impl Scratch {
         let Ok(own) = fs::metadata(&self.path) else {
             return Err(self);
         };
-        let mut key = Fnv::default();
-        key.write_u32(own.uid());
-        key.write(owner.as_os_str().as_encoded_bytes());
-        let path = named(KEPT, key.finish());
+        let path = kept_path(own.uid(), owner);
         // Err: it exists already, or the next step fails, too.
         let _ = DirBuilder::new().mode(MODE).create(&path);
         let Some(lock) = taken(&path, &own) else {
@@ -111,6 +108,24 @@ impl Scratch {
             }
         }
     }
+}
+
+/// The folder that [`Scratch::kept_for`] would take for `owner`, made where it is missing, and not taken: for what lies beside the
+/// copies. `None` where it cannot be made, or others have access to it.
+pub fn folder_kept_for(owner: &Path) -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let path = kept_path(user, owner);
+    // Err: it exists already, or the next step fails, too.
+    let _ = DirBuilder::new().mode(MODE).create(&path);
+    let about = fs::symlink_metadata(&path).ok()?;
+    (about.is_dir() && about.uid() == user && about.mode() & 0o777 == MODE).then_some(path)
+}
+
+fn kept_path(user: u32, owner: &Path) -> PathBuf {
+    let mut key = Fnv::default();
+    key.write_u32(user);
+    key.write(owner.as_os_str().as_encoded_bytes());
+    named(KEPT, key.finish())
 }
 
 fn named(word: &str, unique: u64) -> PathBuf {

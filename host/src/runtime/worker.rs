@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
 
+use super::crash_page::{CallMark, Inside, ThreadMark};
 use super::in_flight::InFlight;
 use super::inbox::Inbox;
-use super::workers::{BusyMarker, Inside, Workers};
+use super::workers::Workers;
 
 thread_local! {
     static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
@@ -38,7 +39,7 @@ pub struct Worker {
     pump: RefCell<Option<Waker>>,
     /// It runs, or is about to.
     is_pump_woken: Cell<bool>,
-    marker: Arc<BusyMarker>,
+    mark: &'static ThreadMark,
     workers: Arc<Workers>,
 }
 
@@ -76,7 +77,7 @@ pub fn current() -> Option<&'static Worker> {
 /// The name of the extension that this thread's worker is in.
 pub fn inside() -> Option<Arc<str>> {
     let worker = current()?;
-    worker.workers.name_of(worker.marker.build())
+    worker.workers.name_of(worker.mark.build())
 }
 
 impl Worker {
@@ -96,20 +97,20 @@ impl Worker {
             is_ending: Cell::new(false),
             pump: RefCell::default(),
             is_pump_woken: Cell::new(true),
-            marker: Arc::default(),
+            mark: ThreadMark::of_this_thread(),
             workers: workers.clone(),
         }));
         NUMBER.set(remote.number);
         CURRENT.set(Some(worker));
-        workers.add(remote, worker.marker.clone());
+        workers.add(remote, worker.mark);
         actix_rt::spawn(pump(worker));
         worker
     }
 
-    /// Notes that the worker goes into an extension.
+    /// Notes that the worker goes into an extension, and for what.
     #[inline]
-    pub fn enter(&self, build: &InFlight) -> Inside<'_> {
-        self.marker.enter(build.number)
+    pub fn enter(&self, build: &InFlight, call: CallMark) -> Inside<'_> {
+        self.mark.enter(build.number, call)
     }
 
     /// Notes that something is due: it is called soon, from the worker's own loop.

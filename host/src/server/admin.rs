@@ -1,7 +1,7 @@
 //! The host's own routes: whether it lives, what it is, and which extensions it serves.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_http::header::{self, HeaderValue};
 use actix_http::{Method, Response, StatusCode};
@@ -9,6 +9,7 @@ use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
 use futures_core::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
+use crate::extension::error::{LoadError, Reason};
 use crate::extension::library;
 use crate::extension::loaded::{Endpoint, Extension};
 use crate::extension::loader::{self, Scope};
@@ -80,15 +81,18 @@ async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
         let mounted = registry
             .find(&id)
             .map(|mount| mount.extension.name().to_owned());
-        mounted.or_else(|| registry.entry(&id).map(|entry| entry.folder.clone()))
+        let refused = || registry.entry(&id).map(|entry| entry.folder.clone());
+        mounted.map(|folder| (folder, id.clone())).or_else(|| {
+            let folder = refused().or_else(|| host.catalog.quarantine.folder_of(&id))?;
+            Some((folder.clone(), folder))
+        })
     };
-    let Some(folder) = meant else {
+    let Some((folder, wanted)) = meant else {
         return refuse(&Refusal::NotFound { path });
     };
     let working = host.clone();
-    let refreshed =
-        actix_rt::task::spawn_blocking(move || loader::refresh(&working.catalog, &Scope::Id(&id)))
-            .await;
+    let refresh = move || loader::refresh(&working.catalog, &Scope::Id(&wanted));
+    let refreshed = actix_rt::task::spawn_blocking(refresh).await;
     if !matches!(refreshed, Ok(Ok(_))) {
         return refuse(&Refusal::Internal);
     }
@@ -165,6 +169,9 @@ pub fn entry(host: &Host, entry: &FolderEntry) -> Vec<Value> {
             "enabled_by": switch,
             "error": null,
         })],
+        State::Refused(error) if matches!(error.reason, Reason::Quarantined { .. }) => {
+            quarantined(entry, error)
+        }
         State::Refused(error) => vec![json!({
             "id": null,
             "folder": entry.folder,
@@ -173,6 +180,29 @@ pub fn entry(host: &Host, entry: &FolderEntry) -> Vec<Value> {
             "state": "refused",
             "error": {"code": error.code(), "message": error_chain(error.as_ref())},
         })],
+    }
+}
+
+/// One value for each id under which it was served.
+fn quarantined(entry: &FolderEntry, error: &LoadError) -> Vec<Value> {
+    let Reason::Quarantined { ids, since, .. } = &error.reason else {
+        return Vec::new();
+    };
+    let since = rfc3339(UNIX_EPOCH + Duration::from_secs(*since));
+    let of = |id: Option<&String>| {
+        json!({
+            "id": id,
+            "folder": entry.folder,
+            "version": null,
+            "routes": [],
+            "state": "quarantined",
+            "since": since,
+            "error": {"code": error.code(), "message": error_chain(error)},
+        })
+    };
+    match ids.as_slice() {
+        [] => vec![of(None)],
+        ids => ids.iter().map(|id| of(Some(id))).collect(),
     }
 }
 

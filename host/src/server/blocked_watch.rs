@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::platform::log::{self, Level};
+use crate::runtime::crash_page::ThreadMark;
 use crate::runtime::workers::Workers;
 
 /// Tells when an extension keeps a worker from its other requests: nothing can be done about it from outside, but the author
@@ -21,7 +22,11 @@ impl BlockedWatch {
             let mut before: Vec<(u64, u64)> = Vec::new();
             while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY)
             {
-                let now = workers.markers();
+                let now = workers
+                    .marks()
+                    .into_iter()
+                    .map(ThreadMark::read)
+                    .collect::<Vec<_>>();
                 for (number, (inside, entry_count)) in now.iter().enumerate() {
                     if *inside != 0 && before.get(number) == Some(&(*inside, *entry_count)) {
                         let name = workers.name_of(*inside);

@@ -27,6 +27,7 @@ use crate::http::reply::{self, Refusal, refuse};
 use crate::http::request_id::RequestId;
 use crate::identity::answers::unauthorized;
 use crate::identity::{self, Accountability, Identified, redact};
+use crate::runtime::crash_page::{CallMark, ThreadMark};
 use crate::runtime::ffi_out;
 use crate::runtime::in_flight::Closed;
 use crate::runtime::worker::current;
@@ -138,7 +139,12 @@ fn dispatch_as(
         cold_path();
         return State::of_host(refuse(&Refusal::ContentTooLarge));
     }
-    let flight = match extension.context.in_flight.enter(extension.concurrency_max) {
+    let call_mark = CallMark {
+        request: info.id.to_bytes(),
+        route: route.mark,
+    };
+    let in_flight = &extension.context.in_flight;
+    let flight = match in_flight.enter(extension.concurrency_max, call_mark) {
         Ok(flight) => flight,
         Err(closed) => {
             cold_path();
@@ -170,7 +176,7 @@ fn dispatch_as(
             body_bytes_max: extension.body_bytes_max,
         },
     );
-    call(worker, client, extension, route.data, route.flags)
+    call(worker, client, extension, route, call_mark)
 }
 
 /// Serves what is no extension's: the host's own routes, whose names no extension can have.
@@ -235,15 +241,16 @@ fn call(
     worker: &'static ServerWorker,
     client: ClientSide,
     extension: &Arc<Extension>,
-    data: RouteData,
-    flags: u32,
+    route: &Route,
+    call_mark: CallMark,
 ) -> State {
-    if flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
+    if route.flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
         cold_path();
-        spawn_with_body(worker, client.handle(), extension, data, flags);
+        spawn_with_body(worker, client.handle(), extension, route, call_mark);
     } else {
-        let entered = worker.worker.enter(&extension.context.in_flight);
-        extension.handle(data, client.handle().to_abi());
+        let in_flight = &extension.context.in_flight;
+        let entered = worker.worker.enter(in_flight, call_mark);
+        extension.handle(route.data, client.handle().to_abi());
         drop(entered);
     }
     let request = client.handle();
@@ -269,11 +276,12 @@ fn spawn_with_body(
     worker: &'static ServerWorker,
     request: request::Handle,
     extension: &Arc<Extension>,
-    data: RouteData,
-    flags: u32,
+    route: &Route,
+    call_mark: CallMark,
 ) {
     let extension = extension.clone();
-    actix_rt::spawn(call_with_body(worker, request, extension, data, flags));
+    let route = (route.data, route.flags);
+    actix_rt::spawn(call_with_body(worker, request, extension, route, call_mark));
 }
 
 /// Calls the extension when the whole body is there, on a thread that may block where the route says so.
@@ -281,8 +289,8 @@ async fn call_with_body(
     worker: &'static ServerWorker,
     request: request::Handle,
     extension: Arc<Extension>,
-    data: RouteData,
-    flags: u32,
+    (data, flags): (RouteData, u32),
+    call_mark: CallMark,
 ) {
     let unseen = Unseen(request);
     let collected = request.collect_body().await;
@@ -290,12 +298,16 @@ async fn call_with_body(
     match collected {
         Ok(()) if flags & EXT_ROUTE_BLOCKING != 0 => {
             // Err: the host is stopping; the client's side then ends by itself.
-            let _ =
-                actix_rt::task::spawn_blocking(move || extension.handle(data, request.to_abi()))
-                    .await;
+            let _ = actix_rt::task::spawn_blocking(move || {
+                let number = extension.context.in_flight.number;
+                let _entered = ThreadMark::of_this_thread().enter(number, call_mark);
+                extension.handle(data, request.to_abi());
+            })
+            .await;
         }
         Ok(()) => {
-            let entered = worker.worker.enter(&extension.context.in_flight);
+            let in_flight = &extension.context.in_flight;
+            let entered = worker.worker.enter(in_flight, call_mark);
             extension.handle(data, request.to_abi());
             drop(entered);
         }

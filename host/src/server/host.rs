@@ -12,8 +12,10 @@ use crate::extension::catalog::Catalog;
 use crate::extension::changes;
 use crate::extension::copies::Copies;
 use crate::extension::loader::{self, Scope};
+use crate::extension::quarantine::Quarantine;
 use crate::identity::Authority;
 use crate::platform::env::Env;
+use crate::platform::handover::{Link, Quarantined};
 
 /// See the module's text.
 pub struct Host {
@@ -23,8 +25,19 @@ pub struct Host {
     pub authority: Authority,
     /// The extensions.
     pub catalog: Arc<Catalog>,
+    /// To the supervisor, where there is one.
+    pub link: Option<Arc<Link>>,
     /// When the host started.
     pub started: Instant,
+}
+
+/// What a supervisor has to say to a host; nothing where there is none.
+#[derive(Default)]
+pub struct Supervision {
+    /// The way back to it.
+    pub link: Option<Arc<Link>>,
+    /// What is not to be loaded.
+    pub quarantined: Vec<Quarantined>,
 }
 
 impl Host {
@@ -37,13 +50,17 @@ impl Host {
         env: Env,
         authority: Authority,
         copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
+        supervision: Supervision,
     ) -> Result<Arc<Self>, ServeError> {
         let config = Arc::new(config);
-        let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies);
+        let Supervision { link, quarantined } = supervision;
+        let quarantine = Quarantine::new(quarantined, link.clone());
+        let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies, quarantine);
         Ok(Arc::new(Self {
             config,
             authority,
             catalog: catalog.map_err(ServeError::Copies)?,
+            link,
             started: Instant::now(),
         }))
     }

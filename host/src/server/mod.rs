@@ -13,6 +13,6 @@ mod service;
 pub mod sign_in;
 mod target;
 
-pub use self::host::Host;
+pub use self::host::{Host, Supervision};
 pub use self::serve::{run, run_until};
 pub use self::serve_error::ServeError;

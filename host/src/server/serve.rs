@@ -1,11 +1,10 @@
-//! Binds, starts the workers, and stops them in order.
+//! Starts the workers, and stops them in order.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
-use tokio::net::TcpSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::blocked_watch::BlockedWatch;
@@ -15,14 +14,19 @@ use super::serve_error::ServeError;
 use super::service::Factory;
 use crate::extension::loader::{self, Scope};
 use crate::extension::watcher::Watcher;
+use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
 
-/// Serves until a signal says to stop; `listening` is told the addresses once requests are taken.
+/// Serves what comes to the listeners until a signal says to stop; `listening` is told the addresses once requests are taken.
 ///
 /// # Errors
-/// Where the address cannot be bound or the event loop fails.
-pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Result<(), ServeError> {
-    run_until(host, listening, std::future::pending()).await
+/// Where a listener cannot be used or the event loop fails.
+pub async fn run(
+    host: Arc<Host>,
+    listeners: Vec<TcpListener>,
+    listening: impl FnOnce(&[SocketAddr]),
+) -> Result<(), ServeError> {
+    run_until(host, listeners, listening, std::future::pending()).await
 }
 
 /// Serves until a signal, or `stop`, says to stop.
@@ -31,6 +35,7 @@ pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Resu
 /// As [`run`].
 pub async fn run_until(
     host: Arc<Host>,
+    listeners: Vec<TcpListener>,
     listening: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()> + 'static,
 ) -> Result<(), ServeError> {
@@ -47,14 +52,13 @@ pub async fn run_until(
         .max_concurrent_connections(limits.connections_max)
         .shutdown_timeout(config.shutdown_timeout().as_secs().max(1))
         .disable_signals();
-    let cannot_bind = |cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause);
     let mut addresses = Vec::new();
-    for listener in listeners(&config.host, config.port).map_err(cannot_bind)? {
+    for listener in listeners {
         addresses.extend(listener.local_addr());
         let factory = Factory { host: host.clone() };
         server = server
             .listen("http", listener, move || factory.clone())
-            .map_err(cannot_bind)?;
+            .map_err(ServeError::Run)?;
     }
     let running = server.run();
     // Awaited before anybody is told that the host listens: one that comes at once must not end it the hard way.
@@ -80,6 +84,9 @@ pub async fn run_until(
         .map_err(ServeError::Run)?;
     let watch = BlockedWatch::start(host.catalog.workers.clone());
     listening(&addresses);
+    if let Some(link) = &host.link {
+        link.tell(&Notice::Ready);
+    }
     let ended = running.await;
     drop((watch, watcher));
     ended.map_err(ServeError::Run)
@@ -135,38 +142,13 @@ async fn refresh_on_signal(host: Arc<Host>, hangup: io::Result<Signal>) {
         return;
     };
     while hangup.recv().await.is_some() {
-        let host = host.clone();
+        let (host, link) = (host.clone(), host.link.clone());
         // Both errors have been logged, or end the host by other ways.
         let _ =
             tokio::task::spawn_blocking(move || loader::refresh(&host.catalog, &Scope::Changed))
                 .await;
-    }
-}
-
-/// Listens on each address that the name stands for; the error is that of the last, where none could be bound.
-fn listeners(host: &str, port: u16) -> io::Result<Vec<std::net::TcpListener>> {
-    /// As many as actix-web lets wait to be accepted.
-    const BACKLOG: u32 = 1_024;
-    let mut bound = Vec::new();
-    let mut failed = io::ErrorKind::AddrNotAvailable.into();
-    for address in (host, port).to_socket_addrs()? {
-        let listen = || {
-            let socket = match address {
-                SocketAddr::V4(_) => TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => TcpSocket::new_v6()?,
-            };
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            socket.listen(BACKLOG)?.into_std()
-        };
-        match listen() {
-            Ok(listener) => bound.push(listener),
-            Err(cause) => failed = cause,
+        if let Some(link) = &link {
+            link.tell(&Notice::Reloaded);
         }
-    }
-    if bound.is_empty() {
-        Err(failed)
-    } else {
-        Ok(bound)
     }
 }

@@ -24,6 +24,7 @@ use crate::http::body::Body;
 use crate::http::client_connection::ClientConnection;
 use crate::http::request_id::{Ids, RequestId};
 use crate::identity::{self, Accountability};
+use crate::runtime::crash_page::CallMark;
 use crate::runtime::deadline::Deadlines;
 use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
@@ -283,6 +284,11 @@ impl Handle {
     /// Keeps the build that handles the request from being destroyed, from any thread; `None`: the request is over.
     pub fn hold(&self) -> Option<Flight> {
         self.read()?.build?.hold()
+    }
+
+    /// What a crash names the request by.
+    pub fn call_mark(&self) -> Option<CallMark> {
+        self.local()?.borrow().flight.as_ref().map(Flight::call)
     }
 
     /// Another hold on the generation that handles the request, for what outlives the extension's side.

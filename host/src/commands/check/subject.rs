@@ -26,9 +26,11 @@ use crate::extension::registry::Registry;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
+use crate::platform::listen;
 use crate::platform::log::{self, Level};
 use crate::runtime::contract_checks::{self, Rule};
-use crate::server::{self, Host};
+use crate::runtime::crash_page::ThreadMark;
+use crate::server::{self, Host, Supervision};
 use crate::store::random_text;
 
 /// How long a request may wait for its answer here: a check must not wait a minute for each answer that never comes.
@@ -69,7 +71,13 @@ pub fn run(
     config.limits.shutdown_timeout_ms = 1_000;
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, env, authority, Copies::temporary)?;
+    let host = Host::new(
+        config,
+        env,
+        authority,
+        Copies::temporary,
+        Supervision::default(),
+    )?;
     let extension =
         match load(&host, folder).map_err(|reason| reason.of(discovery::folder_name(folder))) {
             Ok(extension) => extension,
@@ -81,6 +89,7 @@ pub fn run(
                 return Ok(ExitCode::from(2));
             }
         };
+    let listeners = listen::open(&host.config.host, host.config.port)?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let serving = |addresses: &[SocketAddr]| {
         let Some(address) = addresses.first() else {
@@ -109,7 +118,12 @@ pub fn run(
         // Err: the thread that reads orders has ended, which means the same.
         let _ = stopped.await;
     };
-    actix_rt::System::new().block_on(server::run_until(host.clone(), serving, ordered_to_stop))?;
+    actix_rt::System::new().block_on(server::run_until(
+        host.clone(),
+        listeners,
+        serving,
+        ordered_to_stop,
+    ))?;
     host.end();
     watch.end();
     // The thread does nothing that could panic.
@@ -161,6 +175,7 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
         checked,
         &host.catalog.env.load(),
         &host.catalog.workers,
+        0,
     )?;
     let extension = opened.create(
         1,
@@ -259,7 +274,14 @@ impl Watch {
             let mut turns: Vec<((u64, u64), Instant, bool)> = Vec::new();
             while !end.load(Ordering::Relaxed) {
                 let now = Instant::now();
-                for (number, beat) in host.catalog.workers.markers().into_iter().enumerate() {
+                for (number, beat) in host
+                    .catalog
+                    .workers
+                    .marks()
+                    .into_iter()
+                    .map(ThreadMark::read)
+                    .enumerate()
+                {
                     if turns.len() <= number {
                         turns.push((beat, now, false));
                     }
