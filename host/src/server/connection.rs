@@ -32,6 +32,10 @@ use crate::runtime::worker::Worker;
 /// How long a connection is idle before it is parked: longer than a busy client pauses, so that it never pays for it.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a connection stays open for a request that is on its way when the server is told to stop: its answer says that it is the
+/// last. Longer than a busy client pauses, and than a request travels.
+const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
+
 /// So many parked connections leave memory that is worth giving back.
 const MANY: usize = 16;
 
@@ -244,14 +248,7 @@ impl<S: Serves> Future for ServedConnection<S> {
                     let _on = this.connections.enter(&this.connection);
                     requests.as_mut().poll(cx)
                 };
-                let is_over = this.connection.client.is_last() && this.connection.is_idle();
-                return match polled {
-                    Poll::Pending if is_over => Poll::Ready(Ok(())),
-                    polled => polled,
-                };
-            }
-            if this.connection.client.is_last() {
-                return Poll::Ready(Ok(()));
+                return polled;
             }
             let readable = this
                 .connection
@@ -279,8 +276,10 @@ pub struct Connections {
     current: Cell<Option<usize>>,
     /// The time of the last look over them: exact enough for what it is used for, and read for nothing.
     clock: Rc<Cell<Instant>>,
-    is_stopping: Cell<bool>,
-    added: tokio::sync::Notify,
+    /// Since when the server has been told to stop.
+    stopping: Cell<Option<Instant>>,
+    /// There is a connection where there was none, or the server stops.
+    changed: tokio::sync::Notify,
 }
 
 impl Default for Connections {
@@ -289,8 +288,8 @@ impl Default for Connections {
             open: RefCell::default(),
             current: Cell::default(),
             clock: Rc::new(Cell::new(Instant::now())),
-            is_stopping: Cell::default(),
-            added: tokio::sync::Notify::default(),
+            stopping: Cell::default(),
+            changed: tokio::sync::Notify::default(),
         }
     }
 }
@@ -318,23 +317,25 @@ impl Connections {
         self.open.borrow().get(index).map(f)
     }
 
-    /// Closes what is idle, and the rest as soon as it is.
+    /// Has each connection take one more request at most, which may be on its way, and closes what stays idle.
     pub fn stop(&self) {
-        self.is_stopping.set(true);
+        let now = Instant::now();
+        self.clock.set(now);
+        self.stopping.set(Some(now));
         for connection in &*self.open.borrow() {
             connection.client.set_last(true);
-            connection.signal(Directive::Nothing);
         }
+        self.changed.notify_one();
     }
 
     fn add(&self, stream: TcpStream, peer: Option<SocketAddr>) -> Rc<Connection> {
         let mut open = self.open.borrow_mut();
         if open.is_empty() {
             self.clock.set(Instant::now());
-            self.added.notify_one();
+            self.changed.notify_one();
         }
         let client = Rc::new(ClientConnection::new(peer, self.clock.clone()));
-        client.set_last(self.is_stopping.get());
+        client.set_last(self.stopping.get().is_some());
         let connection = Rc::new(Connection {
             stream: RefCell::new(Some(stream)),
             client,
@@ -375,9 +376,14 @@ impl Connections {
             if connection.client.requests() > 0 {
                 continue;
             }
-            let idle = now.saturating_duration_since(connection.client.since());
+            let stopping = self.stopping.get();
+            let since = connection.client.since();
+            let idle =
+                now.saturating_duration_since(stopping.map_or(since, |stop| stop.max(since)));
             let timeout = if connection.is_partial.get() {
                 request
+            } else if stopping.is_some() {
+                LAST_REQUEST_WITHIN
             } else {
                 keep_alive
             };
@@ -411,9 +417,14 @@ pub async fn watch(limits: Limits) {
     let mut freed = 0;
     loop {
         if connections.open.borrow().is_empty() {
-            connections.added.notified().await;
+            connections.changed.notified().await;
         }
-        actix_rt::time::sleep(every).await;
+        if connections.stopping.get().is_some() {
+            actix_rt::time::sleep(every.min(LAST_REQUEST_WITHIN / 10)).await;
+        } else {
+            // Ended early where the server stops.
+            let _ = actix_rt::time::timeout(every, connections.changed.notified()).await;
+        }
         let now = Instant::now();
         connections.clock.set(now);
         // Those that were told the last time have freed theirs by now.
