@@ -18,6 +18,7 @@ mod http;
 mod identity;
 mod identity_directus;
 mod identity_own;
+mod identity_store;
 mod identity_support;
 mod layers;
 mod life;

@@ -1,7 +1,8 @@
 //! What the tests stand on, from the outside in: the [`host`], the [`wire`] to it, the [`upstream`] behind it, and the
-//! [`extension`]s in it, which are [`built`] once.
+//! [`extension`]s in it, which are [`built`] once. A [`disk`] can be filled.
 
 pub mod built;
+pub mod disk;
 pub mod extension;
 pub mod host;
 pub mod upstream;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::serve_error::ServeError;
@@ -25,6 +26,8 @@ pub struct Host {
     pub catalog: Arc<Catalog>,
     /// When the host started.
     pub started: Instant,
+    /// The host was told to end.
+    pub is_stopping: AtomicBool,
 }
 
 impl Host {
@@ -45,6 +48,7 @@ impl Host {
             authority,
             catalog: catalog.map_err(ServeError::Copies)?,
             started: Instant::now(),
+            is_stopping: AtomicBool::new(false),
         }))
     }
 
@@ -65,8 +69,9 @@ impl Host {
         }
     }
 
-    /// Stops and destroys all extensions, when no request is served any more, and tidies up.
+    /// Stops and destroys all extensions and closes the store, when no request is served any more, and tidies up.
     pub fn end(&self) {
         self.catalog.end();
+        self.authority.close();
     }
 }

@@ -6,6 +6,7 @@
 //! A database may fail at any time: [`opening`] refuses a file that is no store, [`change`] throws away a connection that was
 //! left in the middle, [`probe`] bounds what anybody waits and tries again, and [`condition`] tells the log.
 
+mod backup;
 mod change;
 mod condition;
 mod database_url;
@@ -24,6 +25,7 @@ pub mod tokens;
 pub mod users;
 mod values;
 
+pub use self::backup::{Backup, back_up};
 pub use self::condition::Use;
 pub use self::database_url::DatabaseUrl;
 pub use self::db::Db;
