@@ -13,6 +13,8 @@ pub struct Workers {
     /// The name of each build that was ever loaded, by its number, from 1. Builds that were replaced are among them: their code
     /// can still run.
     builds: RwLock<Vec<Arc<str>>>,
+    /// How many workers were found blocked when somebody last looked.
+    blocked: AtomicUsize,
 }
 
 /// Whether a worker is inside an extension, for the thread that watches for those that block.
@@ -96,6 +98,16 @@ impl Workers {
     /// Of each worker, which build it is in, and how many times it has entered one.
     pub fn markers(&self) -> Vec<(u64, u64)> {
         self.all().iter().map(|(_, marker)| marker.read()).collect()
+    }
+
+    /// How many workers were found blocked by the last look at them.
+    pub fn blocked(&self) -> usize {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many workers are blocked.
+    pub fn set_blocked(&self, count: usize) {
+        self.blocked.store(count, Ordering::Relaxed);
     }
 
     /// Gives a build of the extension of that name its number: log lines about it find the name by that.

@@ -22,8 +22,10 @@ impl BlockedWatch {
             while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(EVERY)
             {
                 let now = workers.markers();
+                let mut blocked = 0;
                 for (number, (inside, entry_count)) in now.iter().enumerate() {
                     if *inside != 0 && before.get(number) == Some(&(*inside, *entry_count)) {
+                        blocked += 1;
                         let name = workers.name_of(*inside);
                         let name = name.as_deref().unwrap_or("unknown");
                         let fields: [log::Field<'_>; 2] =
@@ -35,6 +37,7 @@ impl BlockedWatch {
                         );
                     }
                 }
+                workers.set_blocked(blocked);
                 before = now;
             }
         });
