@@ -69,9 +69,10 @@ impl Host {
         }
     }
 
-    /// Stops and destroys all extensions and closes the store, when no request is served any more, and tidies up.
+    /// Closes the store, and stops and destroys all extensions, when no request is served any more, and tidies up.
     pub fn end(&self) {
-        self.catalog.end();
+        // First: no extension uses it, and one may never come back from its hook.
         self.authority.close();
+        self.catalog.end();
     }
 }
