@@ -138,7 +138,8 @@ impl std::error::Error for StoreError {
             StoreError::File(_, _, cause)
             | StoreError::Thread(cause)
             | StoreError::NotShown(cause) => Some(cause),
-            StoreError::Query(cause) => Some(cause),
+            // Its own sentence repeats its cause.
+            StoreError::Query(cause) => cause.source().or(Some(cause)),
             _ => None,
         }
     }

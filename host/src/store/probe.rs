@@ -124,12 +124,15 @@ impl Db {
         // Err: what is not known by now is not known.
         let _ = tokio::time::timeout_at(began + LOOK_TIMEOUT, over).await;
         let seen = seen.borrow().clone();
-        let late = || format!("it did not answer within {} s", LOOK_TIMEOUT.as_secs());
+        let late = format!("it did not answer within {} s", LOOK_TIMEOUT.as_secs());
+        // What callers meet meanwhile counts for more than an older look.
+        let known = |using| self.condition.cause(using);
+        let read = known(Use::Read).map(Err).or(seen.read);
+        let change = known(Use::Change).map(Err).or(seen.change);
+        let change = change.unwrap_or_else(|| Err(late.clone()));
         Health {
-            read: seen.read.unwrap_or_else(|| Err(late())),
-            change: self
-                .is_writable()
-                .then(|| seen.change.unwrap_or_else(|| Err(late()))),
+            read: read.unwrap_or(Err(late)),
+            change: self.is_writable().then_some(change),
         }
     }
 
@@ -157,23 +160,25 @@ impl Db {
             .map(|()| began.elapsed())
             .map_err(|cause| error_chain(&cause));
         seen.send_modify(|seen| seen.read = Some(read));
-        // What was found by real changes counts for more: a full disk is not seen by one that writes nothing.
-        let known = self.condition.cause(Use::Change);
-        let change = match known {
+        // While changes are known to fail, others try. That one can begin says nothing then: a full disk shows when it is written to.
+        let change = match self.condition.cause(Use::Change) {
             Some(cause) => Err(cause),
-            None if !self.is_writable() => Ok(()),
-            None => {
-                let begun = tokio::time::timeout(STEP_TIMEOUT, self.try_begin());
-                let begun = begun.await.unwrap_or(Err(StoreError::TimedOut));
-                begun.map_err(|cause| {
-                    let cause = self.explain(cause);
-                    if cause.is_fault() {
-                        self.failed(Use::Change, &cause);
-                    }
-                    error_chain(&cause)
-                })
-            }
+            None if self.is_writable() => self.begins().await,
+            None => Ok(()),
         };
         seen.send_modify(|seen| seen.change = Some(change));
+    }
+
+    /// Whether a change can begin; that it cannot is noted.
+    async fn begins(&self) -> Result<(), String> {
+        let begun = tokio::time::timeout(STEP_TIMEOUT, self.try_begin());
+        let begun = begun.await.unwrap_or(Err(StoreError::TimedOut));
+        begun.map_err(|cause| {
+            let cause = self.explain(cause);
+            if cause.is_fault() {
+                self.failed(Use::Change, &cause);
+            }
+            error_chain(&cause)
+        })
     }
 }
