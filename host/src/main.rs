@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use extension_host::commands::accounts;
+use extension_host::commands::backup;
 use extension_host::commands::build;
 use extension_host::commands::check::{self, subject};
 use extension_host::commands::cli::{Cli, Command};
@@ -98,6 +99,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::User(command) => Ok(accounts::user(&config, command)?),
         Command::Role(command) => Ok(accounts::role(&config, command)?),
         Command::Token(command) => Ok(accounts::token(&config, command)?),
+        Command::Backup { file, json } => Ok(backup::run(&config, &file, json)?),
         Command::Build { folders, json } => {
             Ok(build::run(&folders, &config.extensions_path, json)?)
         }

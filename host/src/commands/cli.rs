@@ -124,6 +124,14 @@ pub enum Command {
     /// Makes, shows and revokes static tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Copies the store of users and tokens into a new file, whole, whether a host runs or not.
+    Backup {
+        /// The file, which must not be there yet
+        file: PathBuf,
+        /// Prints JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The files to read settings from.

@@ -304,7 +304,12 @@ impl ::log::Log for Facade {
     }
 
     fn log(&self, record: &::log::Record<'_>) {
-        if ::log::Log::enabled(self, record.metadata()) && record.level() <= ::log::max_level() {
+        // Of a database that fails the store tells once; sqlx would for each connection.
+        let is_told_elsewhere = record.target().starts_with("sqlx") && !enabled(Level::Trace);
+        if ::log::Log::enabled(self, record.metadata())
+            && record.level() <= ::log::max_level()
+            && !is_told_elsewhere
+        {
             write(
                 record.level().into(),
                 record.args(),

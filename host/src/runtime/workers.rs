@@ -17,6 +17,8 @@ pub struct Workers {
     builds: RwLock<Vec<Arc<str>>>,
     /// Where the texts stand in the crash page that have been written there.
     texts: Mutex<HashMap<String, u32>>,
+    /// How many workers were found blocked when somebody last looked.
+    blocked: AtomicUsize,
 }
 
 impl Workers {
@@ -55,6 +57,16 @@ impl Workers {
     /// Of each worker, where it is.
     pub fn marks(&self) -> Vec<&'static ThreadMark> {
         self.all().iter().map(|(_, mark)| *mark).collect()
+    }
+
+    /// How many workers were found blocked by the last look at them.
+    pub fn blocked(&self) -> usize {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many workers are blocked.
+    pub fn set_blocked(&self, count: usize) {
+        self.blocked.store(count, Ordering::Relaxed);
     }
 
     /// Gives a build of the extension of that name its number: log lines about it find the name by that, and what is told of a

@@ -1,4 +1,4 @@
-//! The host's own routes: whether it lives, what it is, and which extensions it serves.
+//! The host's own routes: whether it lives, what it is, and which extensions it serves. Whether it is well is [`health`]'s.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +18,7 @@ use crate::http::body::Body;
 use crate::http::reply::{Refusal, errors, json_with, refuse, text};
 use crate::identity::Accountability;
 use crate::platform::error_chain::error_chain;
+use crate::server::health;
 use crate::server::host::Host;
 
 /// An answer of the host's own.
@@ -37,7 +38,13 @@ pub fn serve(
 ) -> Option<Served> {
     let now = match path {
         "/server/ping" => on(method, &Method::GET, || text(StatusCode::OK, "pong")),
-        "/server/health" => on(method, &Method::GET, || health(host)),
+        "/server/health" if is_get(method) => {
+            return Some(Served::Soon(health::health(host, who.admin)));
+        }
+        "/server/ready" if is_get(method) => return Some(Served::Soon(health::ready(host))),
+        "/server/health" | "/server/ready" => {
+            on(method, &Method::GET, || refuse(&Refusal::Internal))
+        }
         "/server/info" => on(method, &Method::GET, || info(host, who)),
         "/extensions" | "/extensions/" if who.admin => {
             on(method, &Method::GET, || extensions(host))
@@ -64,13 +71,17 @@ fn on(method: &Method, served: &Method, answer: impl FnOnce() -> Response<Body>)
     } else {
         format!("{served}, OPTIONS")
     };
-    if method == served || (*method == Method::HEAD && *served == Method::GET) {
+    if method == served || (*served == Method::GET && is_get(method)) {
         answer()
     } else if *method == Method::OPTIONS {
         options(&allow)
     } else {
         refuse(&Refusal::MethodNotAllowed { allow })
     }
+}
+
+fn is_get(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Loads an extension anew, whether its files have changed or not, and answers with what came of it.
@@ -117,16 +128,6 @@ pub fn options(allow: &str) -> Response<Body> {
         response.headers_mut().insert(header::ALLOW, allow);
     }
     response
-}
-
-/// "ok" where everything that was found is served, "warn" where something is refused: the host itself works in both cases.
-fn health(host: &Host) -> Response<Body> {
-    let status = if host.catalog.registry.load().refused().next().is_some() {
-        "warn"
-    } else {
-        "ok"
-    };
-    json_with(StatusCode::OK, &json!({"status": status}))
 }
 
 /// What everybody may know, and for administrators what helps them.

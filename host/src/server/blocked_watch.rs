@@ -27,8 +27,10 @@ impl BlockedWatch {
                     .into_iter()
                     .map(ThreadMark::read)
                     .collect::<Vec<_>>();
+                let mut blocked = 0;
                 for (number, (inside, entry_count)) in now.iter().enumerate() {
                     if *inside != 0 && before.get(number) == Some(&(*inside, *entry_count)) {
+                        blocked += 1;
                         let name = workers.name_of(*inside);
                         let name = name.as_deref().unwrap_or("unknown");
                         let fields: [log::Field<'_>; 2] =
@@ -40,6 +42,7 @@ impl BlockedWatch {
                         );
                     }
                 }
+                workers.set_blocked(blocked);
                 before = now;
             }
         });

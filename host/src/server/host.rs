@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::serve_error::ServeError;
@@ -29,6 +30,8 @@ pub struct Host {
     pub link: Option<Arc<Link>>,
     /// When the host started.
     pub started: Instant,
+    /// The host was told to end.
+    pub is_stopping: AtomicBool,
 }
 
 /// What a supervisor has to say to a host; nothing where there is none.
@@ -62,6 +65,7 @@ impl Host {
             catalog: catalog.map_err(ServeError::Copies)?,
             link,
             started: Instant::now(),
+            is_stopping: AtomicBool::new(false),
         }))
     }
 
@@ -82,8 +86,10 @@ impl Host {
         }
     }
 
-    /// Stops and destroys all extensions, when no request is served any more, and tidies up.
+    /// Closes the store, and stops and destroys all extensions, when no request is served any more, and tidies up.
     pub fn end(&self) {
+        // First: no extension uses it, and one may never come back from its hook.
+        self.authority.close();
         self.catalog.end();
     }
 }

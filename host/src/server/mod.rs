@@ -5,6 +5,7 @@ pub mod admin;
 pub mod blocked_watch;
 mod connection;
 pub mod dispatch;
+mod health;
 pub mod host;
 mod serve;
 mod serve_error;

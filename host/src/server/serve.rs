@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix_web::dev::{Server, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -94,6 +95,7 @@ pub async fn run_until(
 
 /// Has each worker close its connections as soon as nothing is in flight on them.
 fn finish_connections(host: &Host) {
+    host.is_stopping.store(true, Ordering::Relaxed);
     host.catalog.workers.on_each(|_| connections().stop());
 }
 

@@ -113,7 +113,7 @@ impl SignIn<'_> {
             let email = email.to_owned();
             let found = self
                 .store
-                .run(|db| async move { db.user_by_email(&email).await });
+                .read(|db| async move { db.user_by_email(&email).await });
             found.await?
         };
         let (user, hash) = found.map_or((None, None), |(user, hash)| (Some(user), hash));
@@ -131,7 +131,7 @@ impl SignIn<'_> {
         let (token, expires) = self.new_token(mode)?;
         let (id, digest) = (user.id.clone(), digest_of(token.as_bytes()));
         self.store
-            .run(|db| async move { db.begin_session(&id, digest, expires).await })
+            .change(|db| async move { db.begin_session(&id, digest, expires).await })
             .await?;
         self.signed_in(&user, mode, &token)
     }
@@ -142,7 +142,7 @@ impl SignIn<'_> {
         let (old, digest) = (digest_of(old.as_bytes()), digest_of(new.as_bytes()));
         let refreshed = self
             .store
-            .run(|db| async move { db.refresh_session(old, digest, expires).await })
+            .change(|db| async move { db.refresh_session(old, digest, expires).await })
             .await?;
         match refreshed {
             Refreshed::Renewed(user) => self.signed_in(&user, mode, &new),
@@ -163,7 +163,7 @@ impl SignIn<'_> {
         let (token, mode) = self.session(body, headers)?;
         let digest = digest_of(token.as_bytes());
         self.store
-            .run(|db| async move { db.end_session(digest).await })
+            .change(|db| async move { db.end_session(digest).await })
             .await?;
         self.authority.forget();
         let mut response = Response::with_body(StatusCode::NO_CONTENT, Body::Empty);
@@ -323,7 +323,7 @@ async fn me(authority: &Authority, who: &Accountability, query: &str) -> Respons
     let user = match authority.store() {
         Some(store) => {
             let id = id.clone();
-            let found = store.run(|db| async move { db.user_by_id(&id).await });
+            let found = store.read(|db| async move { db.user_by_id(&id).await });
             match found.await {
                 Ok(user) => user,
                 Err(cause) => return Problem::from(cause).answer(),
@@ -473,10 +473,10 @@ enum Problem {
 
 impl From<StoreError> for Problem {
     fn from(cause: StoreError) -> Problem {
-        log::error(
-            "the store does not answer",
-            &[("cause", &error_chain(&cause))],
-        );
+        // A database that does not answer is logged by the store, once for all who ask.
+        if !cause.is_fault() {
+            log::error("nobody was signed in", &[("cause", &error_chain(&cause))]);
+        }
         Problem::Denied(Denied::Unavailable)
     }
 }
