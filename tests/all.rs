@@ -7,6 +7,7 @@ mod support;
 
 mod authoring;
 mod callback_cases;
+mod compressed;
 mod conformance;
 mod connections;
 mod copies;
