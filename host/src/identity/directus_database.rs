@@ -15,7 +15,8 @@ use super::who::Accountability;
 use crate::config;
 use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
-use crate::platform::log;
+use crate::platform::log::Level;
+use crate::platform::log_limit;
 use crate::store::users::can_be_kept;
 use crate::store::{DatabaseUrl, Db, Store, StoreError};
 
@@ -125,7 +126,9 @@ impl Source for DirectusDatabase {
     fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
             self.verdict(query).await.map_err(|cause| {
-                log::error(
+                log_limit::event(
+                    ("the Directus's database cannot tell who asks", ""),
+                    Level::Error,
                     "the Directus's database cannot tell who asks",
                     &[("cause", &error_chain(&cause))],
                 );

@@ -12,7 +12,8 @@ use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
 use super::who::Accountability;
 use crate::config::values::Network;
 use crate::platform::error_chain::error_chain;
-use crate::platform::log;
+use crate::platform::log::{self, Level};
+use crate::platform::log_limit;
 use crate::store::users::User;
 use crate::store::{Store, StoreError, digest_of, hex, seconds};
 
@@ -119,7 +120,9 @@ impl Source for LocalUsers {
                 Signed::No | Signed::Bad { .. } => Ok(Verdict::Unknown),
             };
             answer.map_err(|cause| {
-                log::error(
+                log_limit::event(
+                    ("the store cannot tell who asks", ""),
+                    Level::Error,
                     "the store cannot tell who asks",
                     &[("cause", &error_chain(&cause))],
                 );

@@ -4,5 +4,6 @@ pub mod env;
 pub mod error_chain;
 pub mod fnv;
 pub mod log;
+pub mod log_limit;
 pub mod memory;
 pub mod scratch;
