@@ -5,6 +5,7 @@
 )]
 
 use std::hint::cold_path;
+use std::mem::MaybeUninit;
 
 use actix_http::header::HeaderMap;
 use actix_http::{Response, StatusCode};
@@ -26,13 +27,13 @@ pub(super) unsafe extern "C" fn respond(
     request: ext_request,
     response: *const ext_response,
 ) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it a response, lent for the call.
-    let Some(response) = (unsafe { response.as_ref() }) else {
+    let Some(response) = (unsafe { sized("respond", response, &mut room) }) else {
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { buffers::take(response.body) };
-    sized::<ext_response>("respond", response.struct_size);
     let Some(request) = of_request(request) else {
         cold_path();
         return stale("respond");
@@ -44,13 +45,13 @@ pub(super) unsafe extern "C" fn stream(
     request: ext_request,
     head: *const ext_response,
 ) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it a response, lent for the call.
-    let Some(response) = (unsafe { head.as_ref() }) else {
+    let Some(response) = (unsafe { sized("stream", head, &mut room) }) else {
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { buffers::take(response.body) };
-    sized::<ext_response>("stream", response.struct_size);
     let Some(request) = of_request(request) else {
         return stale("stream");
     };
@@ -111,11 +112,11 @@ pub(super) unsafe extern "C" fn end(request: ext_request, status: ext_status) ->
 }
 
 pub(super) unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it an error, lent for the call.
-    let Some(error) = (unsafe { error.as_ref() }) else {
+    let Some(error) = (unsafe { sized("fail", error, &mut room) }) else {
         return EXT_INVALID;
     };
-    sized::<ext_error>("fail", error.struct_size);
     let Some(request) = of_request(request) else {
         return stale("fail");
     };
@@ -177,8 +178,10 @@ pub(super) unsafe extern "C" fn relay(
         discard();
         return stale("relay");
     };
-    // SAFETY: NULL, or lent for the call.
-    let edits = unsafe { edits.as_ref() }.map(Edits::read).transpose();
+    let mut room = MaybeUninit::uninit();
+    // SAFETY: NULL, or a response, lent for the call.
+    let edits = unsafe { sized("relay", edits, &mut room) };
+    let edits = edits.map(Edits::read).transpose();
     let (answer, edits) = match (answer, edits) {
         (Some(answer), Ok(edits)) => (answer, edits),
         (None, _) => return reject(request, "the answer that was to be relayed is over"),
