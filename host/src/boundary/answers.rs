@@ -16,10 +16,12 @@ use super::answer_headers::{Declared, Edits, set_headers, status_of};
 use super::ffi_in::{lossy, of_fetched, of_request, sized};
 use super::relayed::relayed;
 use super::start_operation::{on_worker, staged};
+use super::whole_body::whole_body;
 use super::{buffers, request};
 use crate::http::body::Body;
 use crate::http::reply::{self, Failure, REQUEST_ID, Refusal};
-use crate::platform::log::{self, Level};
+use crate::platform::log::Level;
+use crate::platform::log_limit;
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::worker::{self, current};
 
@@ -198,7 +200,7 @@ pub(super) unsafe extern "C" fn relay(
         // An answer that was fetched on another worker cannot move here: its connection belongs there.
         let response = match answer.close(worker) {
             Some((status, headers, Some(body))) => {
-                let mut response = relayed(status, headers, body, request.flight());
+                let mut response = relayed(status, headers, body, request.hand_flight_on());
                 if let Some(edits) = edits {
                     edits.apply(&mut response);
                 }
@@ -246,7 +248,7 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
         return late(request, status);
     }
     // Straight into the answer's own header map.
-    let mut response = Response::with_body(status, Body::Bytes(body));
+    let mut response = Response::with_body(status, whole_body(request, body));
     let headers = response.headers_mut();
     let made = set_headers(headers, given);
     match made {
@@ -275,7 +277,8 @@ fn answer_from_elsewhere(
         Ok(_) => match request.claim(false) {
             Ok(()) => {
                 request.worker().run(move |worker| {
-                    request.answer(with_headers(status, headers, Body::Bytes(body)));
+                    let body = whole_body(request, body);
+                    request.answer(with_headers(status, headers, body));
                     request.finish(worker);
                 });
                 EXT_OK
@@ -339,7 +342,8 @@ fn stale(call: &str) -> ext_status {
     });
     let name = worker::inside();
     let name = name.as_deref().unwrap_or("unknown");
-    log::event(
+    log_limit::event(
+        (name, call),
         Level::Warn,
         "an extension used a request that it had finished before",
         &[("extension", &name), ("call", &call)],
