@@ -339,7 +339,8 @@ typedef struct ext_callbacks {
      * At once: EXT_INVALID, EXT_DENIED, EXT_GONE. Later: the fetch statuses. */
     ext_status (*fetch)(ext_context *ctx, const ext_fetch *fetch, ext_completion completion, ext_op *op);
 
-    /* The next chunk of the body of a fetch with EXT_FETCH_STREAM_BODY; completes when there is room for the next one. */
+    /* The next chunk of the body of a fetch with EXT_FETCH_STREAM_BODY; completes when there is room for the next one. One at a
+     * time. */
     ext_status (*fetch_write)(ext_op op, ext_buffer chunk, ext_completion completion);
 
     /* Ends that body. With any other status than EXT_OK the call is broken off. */

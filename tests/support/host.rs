@@ -154,11 +154,20 @@ impl Host {
 
     /// Memory that it holds, in bytes.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it ever held, in bytes.
+    pub fn most_resident(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the host runs");
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name))
             .expect("a size");
         let kb = line.trim().trim_end_matches(" kB").trim();
         kb.parse::<u64>().expect("a number") * 1024

@@ -114,6 +114,12 @@ impl Connection {
         self.arrived.drain(..count).collect()
     }
 
+    /// Reads until so many bytes more are there.
+    pub fn wait_for(&mut self, count: usize) {
+        let count = self.arrived.len() + count;
+        while self.arrived.len() < count && self.more().expect("bytes in time") {}
+    }
+
     /// Whether the server ends the connection without sending anything more.
     pub fn ends(&mut self) -> bool {
         self.arrived.is_empty() && !self.more().unwrap_or(false)

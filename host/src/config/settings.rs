@@ -66,6 +66,8 @@ pub struct Limits {
     pub keep_alive_ms: u64,
     /// How long a client may take to send a request's head.
     pub client_request_timeout_ms: u64,
+    /// How long a client may take none of its answer. 0: for ever.
+    pub client_write_timeout_ms: u64,
     /// How long requests in flight may take when the host is told to stop.
     pub shutdown_timeout_ms: u64,
     /// For an extension to get ready when it is loaded; then it is refused, and the others are served.
@@ -226,6 +228,8 @@ impl Default for Limits {
             // Longer than the minute after which common load balancers close, so that it is they who close.
             keep_alive_ms: 75_000,
             client_request_timeout_ms: 10_000,
+            // As nginx's send_timeout.
+            client_write_timeout_ms: 60_000,
             shutdown_timeout_ms: 10_000,
             create_timeout_ms: 10_000,
             stuck_ms: 30_000,

@@ -10,7 +10,8 @@ use super::error::Reason;
 use super::manifest::{AllowedOrigins, Manifest};
 use super::routes::{self, Route, RouteData};
 use crate::platform::env::Env;
-use crate::platform::log::{self, Level};
+use crate::platform::log::Level;
+use crate::platform::log_limit;
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::Remote;
@@ -242,7 +243,8 @@ impl Context {
     }
 
     fn log_wrong(&self, call: &str, rule: &str) {
-        log::event(
+        log_limit::event(
+            (self.name(), call),
             Level::Error,
             "the extension called the host wrongly",
             &[("extension", self.name()), ("call", &call), ("rule", &rule)],

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
+use super::log_limit;
+
 /// How much an event matters; as a threshold, it and everything above it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
@@ -310,10 +312,17 @@ impl ::log::Log for Facade {
             && record.level() <= ::log::max_level()
             && !is_told_elsewhere
         {
-            write(
-                record.level().into(),
-                record.args(),
-                &[("target", &record.target())],
+            let target = record.target();
+            // What goes wrong on one connection is its client's, who could write as much as he likes.
+            let mut level = Level::from(record.level());
+            if target.starts_with("actix_http::") {
+                level = level.max(Level::Debug);
+            }
+            log_limit::event(
+                (target, ""),
+                level,
+                &record.args().to_string(),
+                &[("target", &target)],
             );
         }
     }

@@ -6,5 +6,6 @@ pub mod fnv;
 pub mod handover;
 pub mod listen;
 pub mod log;
+pub mod log_limit;
 pub mod memory;
 pub mod scratch;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use actix_http::h1::{ExpectHandler, H1ServiceHandler, UpgradeHandler};
 use actix_http::{Request, Response};
 use actix_rt::net::TcpStream;
+use actix_rt::time::{Sleep, sleep};
 use actix_service::Service as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -35,6 +36,12 @@ const PARK_AFTER: Duration = Duration::from_secs(2);
 /// How long a connection stays open for a request that is on its way when the server is told to stop: its answer says that it is the
 /// last. Longer than a busy client pauses, and than a request travels.
 const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
+
+/// How many requests of a client that does not read are begun: their answers wait for it.
+const BEGUN_BLOCKED_MAX: u32 = 16;
+
+/// How long a client that has sent too much may take to see its answer, as where actix closes a connection.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// So many parked connections leave memory that is worth giving back.
 const MANY: usize = 16;
@@ -64,8 +71,11 @@ struct Connection {
     /// The last bytes that came were the end of a head, and the last request had no body: nothing is left to be parsed.
     ends_with_head: Cell<bool>,
     last_had_body: Cell<bool>,
-    /// The client does not read, or the connection is being closed: there is something to write.
+    /// The client does not read: there is something to write. Since when, and how many requests have begun meanwhile.
     is_blocked: Cell<bool>,
+    blocked_since: Cell<Instant>,
+    begun_blocked: Cell<u32>,
+    /// It is being closed.
     is_closing: Cell<bool>,
     /// The request whose answer is being written bit by bit, or was.
     streamed: Cell<Option<request::Handle>>,
@@ -81,10 +91,13 @@ enum Directive {
     Nothing,
     Park,
     Close,
+    /// At once, and whatever is in flight: the client takes nothing.
+    Abort,
 }
 
 impl Connection {
     fn heard(&self, bytes: &[u8]) {
+        self.client.count_received(bytes.len());
         self.ends_with_head.set(bytes.ends_with(b"\r\n\r\n"));
         if !self.is_partial.replace(true) {
             self.client.touch();
@@ -102,6 +115,21 @@ impl Connection {
             && !self.is_partial.get()
             && !self.last_had_body.get()
             && !self.is_closing.get()
+    }
+
+    /// Whether nothing is to be read for now: the client has sent too much, or asks on without taking the answers, which are
+    /// kept for it. What happens next wakes the task: an answer is there, or the client reads.
+    fn holds_back(&self) -> bool {
+        self.client.has_sent_too_much() || self.begun_blocked.get() >= BEGUN_BLOCKED_MAX
+    }
+
+    /// Notes that the client does not read any more, or reads again.
+    #[cold]
+    fn turn(&self, is_blocked: bool) {
+        self.client.touch();
+        if is_blocked {
+            self.blocked_since.set(self.client.since());
+        }
     }
 
     fn signal(&self, what: Directive) {
@@ -138,6 +166,10 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.0.holds_back() {
+            cold_path();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = self.0.with_stream(|stream| stream.poll_read(cx, buf));
         if buf.filled().len() > before {
@@ -154,8 +186,9 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = self.0.with_stream(|stream| stream.poll_write(cx, bytes));
-        if self.0.is_blocked.replace(written.is_pending()) {
-            self.0.client.touch();
+        let is_blocked = written.is_pending();
+        if self.0.is_blocked.replace(is_blocked) != is_blocked {
+            self.0.turn(is_blocked);
         }
         if written.is_pending()
             && let Some(request) = self.0.streamed.get()
@@ -165,7 +198,13 @@ impl AsyncWrite for Io {
         written
     }
 
+    /// Called when all that there was has been written.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.begun_blocked.replace(0) >= BEGUN_BLOCKED_MAX {
+            cold_path();
+            // What came meanwhile has not been looked at.
+            cx.waker().wake_by_ref();
+        }
         self.0.with_stream(|stream| stream.poll_flush(cx))
     }
 
@@ -198,6 +237,8 @@ pub struct ServedConnection<S: Serves> {
     connection: Rc<Connection>,
     /// `None` while the connection is parked. Boxed, so that its memory is given back then.
     requests: Option<Pin<Box<ConnectionFuture<S>>>>,
+    /// Until when the last of what the client sends is thrown away.
+    leaving: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Serves> ServedConnection<S> {
@@ -213,6 +254,7 @@ impl<S: Serves> ServedConnection<S> {
             http: http.clone(),
             connection: connections.add(stream, peer),
             requests: None,
+            leaving: None,
         };
         serving.unpark();
         serving
@@ -225,6 +267,53 @@ impl<S: Serves> ServedConnection<S> {
             .call((io, Some(self.connection.client.peer().address())));
         self.requests = Some(Box::pin(requests));
     }
+
+    /// Ends the connection so that nobody takes what came of an answer for the whole of it, and the system does not go on
+    /// offering the rest to a client that takes nothing.
+    fn abort(&mut self) {
+        if let Some(stream) = &*self.connection.stream.borrow() {
+            // Err: the connection has ended.
+            let _ = stream.set_zero_linger();
+        }
+        let ip = self.connection.client.peer().ip_text();
+        log::event(
+            Level::Debug,
+            "a client did not take its answer in time; its connection was closed",
+            &[("ip", ip)],
+        );
+    }
+
+    /// Says that nothing more comes, and takes what the client still sends for a moment: where something is unread, the system
+    /// closes a connection so that the client may not see the answer that is on its way.
+    fn leave(&mut self) {
+        self.requests = None;
+        self.connection.is_closing.set(true);
+        self.leaving = Some(Box::pin(sleep(LEAVE_WITHIN)));
+    }
+
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_late = match &mut self.leaving {
+            Some(leaving) => leaving.as_mut().poll(cx).is_ready(),
+            None => true,
+        };
+        if is_late {
+            return Poll::Ready(());
+        }
+        self.connection
+            .with_stream(|mut stream| {
+                // Err: the client has left before.
+                let _ = stream.as_mut().poll_shutdown(cx);
+                let mut bytes = [0; 4 << 10];
+                loop {
+                    let mut read = ReadBuf::new(&mut bytes);
+                    match std::task::ready!(stream.as_mut().poll_read(cx, &mut read)) {
+                        Ok(()) if !read.filled().is_empty() => {}
+                        _ => return Poll::Ready(Ok(())),
+                    }
+                }
+            })
+            .map(|_| ())
+    }
 }
 
 impl<S: Serves> Future for ServedConnection<S> {
@@ -236,18 +325,32 @@ impl<S: Serves> Future for ServedConnection<S> {
         match this.connection.directive.replace(Directive::Nothing) {
             Directive::Nothing => {}
             Directive::Close => return Poll::Ready(Ok(())),
+            Directive::Abort => {
+                cold_path();
+                this.abort();
+                return Poll::Ready(Ok(()));
+            }
             Directive::Park => {
                 cold_path();
                 this.requests = None;
             }
         }
         loop {
+            if this.leaving.is_some() {
+                return this.poll_leave(cx).map(Ok);
+            }
             if let Some(requests) = &mut this.requests {
                 let polled = {
                     let _pump = this.worker.hold_pump();
                     let _on = this.connections.enter(&this.connection);
                     requests.as_mut().poll(cx)
                 };
+                let is_last = this.connection.client.is_last() && this.connection.is_idle();
+                if is_last && this.connection.client.has_sent_too_much() {
+                    cold_path();
+                    this.leave();
+                    continue;
+                }
                 return polled;
             }
             let readable = this
@@ -300,6 +403,11 @@ impl Connections {
         let begin = |connection: &Rc<Connection>| {
             connection.is_partial.set(false);
             connection.last_had_body.set(has_body);
+            connection.client.lift_limit();
+            if connection.is_blocked.get() {
+                cold_path();
+                connection.begun_blocked.update(|begun| begun + 1);
+            }
             connection.client.clone()
         };
         self.with_current(begin)
@@ -343,6 +451,8 @@ impl Connections {
             ends_with_head: Cell::new(false),
             last_had_body: Cell::new(false),
             is_blocked: Cell::new(false),
+            blocked_since: Cell::new(self.clock.get()),
+            begun_blocked: Cell::new(0),
             is_closing: Cell::new(false),
             streamed: Cell::new(None),
             directive: Cell::new(Directive::Nothing),
@@ -371,8 +481,16 @@ impl Connections {
     fn look_over(&self, now: Instant, limits: &Limits) -> usize {
         let keep_alive = Duration::from_millis(limits.keep_alive_ms);
         let request = Duration::from_millis(limits.client_request_timeout_ms);
+        let write = Duration::from_millis(limits.client_write_timeout_ms);
         let mut parked = 0;
         for connection in &*self.open.borrow() {
+            if connection.is_blocked.get() {
+                let blocked = now.saturating_duration_since(connection.blocked_since.get());
+                if !write.is_zero() && blocked > write {
+                    connection.signal(Directive::Abort);
+                }
+                continue;
+            }
             if connection.client.requests() > 0 {
                 continue;
             }
@@ -411,7 +529,11 @@ impl Drop for Entered<'_> {
 
 /// Looks over this worker's connections every so often, for as long as there are any.
 pub async fn watch(limits: Limits) {
-    let shortest = limits.keep_alive_ms.min(limits.client_request_timeout_ms);
+    let write = Some(limits.client_write_timeout_ms).filter(|timeout| *timeout > 0);
+    let shortest = limits
+        .keep_alive_ms
+        .min(limits.client_request_timeout_ms)
+        .min(write.unwrap_or(u64::MAX));
     let every = Duration::from_millis((shortest / 8).clamp(20, 1_000));
     let connections = connections();
     let mut freed = 0;

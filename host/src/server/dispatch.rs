@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hint::cold_path;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ use crate::config::values::Require;
 use crate::extension::loaded::Extension;
 use crate::extension::routes::{Found, Route, RouteData};
 use crate::http::body::{self, Body};
-use crate::http::client_connection::InHand;
+use crate::http::client_connection::{ClientConnection, InHand};
 use crate::http::facts::RequestFacts;
 use crate::http::reply::{self, Refusal, refuse};
 use crate::http::request_id::RequestId;
@@ -45,6 +46,12 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         ip: worker.host.authority.forwarded(headers, ip),
         connection,
     };
+    if has_body && info.facts.content_length.is_none() {
+        cold_path();
+        // Whoever serves it may have limits of its own; until then, and where nobody reads it, this is.
+        let bytes_max = worker.host.config.limits.body_bytes_max;
+        info.connection.limit_body(bytes_max);
+    }
     let mut response = ResponseFuture {
         state: State::OfHost(None),
         worker,
@@ -52,16 +59,21 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         in_hand: Some(in_hand),
         is_head: *request.method() == Method::HEAD,
         supports_chunked: request.version() >= Version::HTTP_11,
-        access: AccessLine::begin(worker.host.config.log.access, &request),
+        access: AccessLine::begin(worker.host.config.log.access, &request, &info),
     };
-    response.state = handle(worker, request, info);
+    response.state = handle(worker, request, info, response.access.as_ref());
     response
 }
 
 /// Finds out who asks for what, and has it handled.
-fn handle(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
+fn handle(
+    worker: &'static ServerWorker,
+    request: Request,
+    info: RequestInfo,
+    access: Option<&Rc<AccessLine>>,
+) -> State {
     if info.facts.may_show_credential() {
-        return identify_then_dispatch(worker, request, info);
+        return identify_then_dispatch(worker, request, info, access);
     }
     dispatch_as(worker, request, info, None)
 }
@@ -72,6 +84,7 @@ fn identify_then_dispatch(
     worker: &'static ServerWorker,
     request: Request,
     info: RequestInfo,
+    access: Option<&Rc<AccessLine>>,
 ) -> State {
     let peer = info.connection.peer().address().ip();
     let identified = worker.host.authority.identify(
@@ -83,9 +96,11 @@ fn identify_then_dispatch(
         Some(&worker.upstream),
     );
     match identified {
-        Identified::Now(Ok(who)) => dispatch_as(worker, request, info, Some(who)),
+        Identified::Now(Ok(who)) => dispatch_identified(worker, request, info, who, access),
         Identified::Now(Err(error)) => State::of_host(unauthorized(&error)),
-        Identified::Later(answer) => dispatch_when_identified(worker, request, info, answer),
+        Identified::Later(answer) => {
+            dispatch_when_identified(worker, request, info, answer, access.cloned())
+        }
     }
 }
 
@@ -96,13 +111,28 @@ fn dispatch_when_identified(
     request: Request,
     info: RequestInfo,
     answer: identity::IdentityLookup,
+    access: Option<Rc<AccessLine>>,
 ) -> State {
     State::Later(Box::pin(async move {
         match answer.await {
-            Ok(who) => dispatch_as(worker, request, info, Some(who)),
+            Ok(who) => dispatch_identified(worker, request, info, who, access.as_ref()),
             Err(error) => State::of_host(unauthorized(&error)),
         }
     }))
+}
+
+/// Has a request handled whose caller has been identified, and notes who that is.
+fn dispatch_identified(
+    worker: &'static ServerWorker,
+    request: Request,
+    info: RequestInfo,
+    who: Arc<Accountability>,
+    access: Option<&Rc<AccessLine>>,
+) -> State {
+    if let Some(access) = access {
+        access.identified(&who);
+    }
+    dispatch_as(worker, request, info, Some(who))
 }
 
 /// Has a request handled whose caller is known.
@@ -119,7 +149,7 @@ fn dispatch_as(
     let Some(mount) = registry.find(mount_id) else {
         cold_path();
         drop(registry);
-        return serve_host_route(worker, request, who);
+        return serve_host_route(worker, request, info.connection, who);
     };
     if !matches!(mount.require, Require::Nothing) && !is_allowed(&mount.require, who.as_deref()) {
         cold_path();
@@ -184,13 +214,14 @@ fn dispatch_as(
 fn serve_host_route(
     worker: &'static ServerWorker,
     request: Request,
+    connection: Rc<ClientConnection>,
     who: Option<Arc<Accountability>>,
 ) -> State {
     let who = who.unwrap_or_default();
     let path = request.uri().path();
     if sign_in::serves(path) {
         return State::Later(Box::pin(async move {
-            State::of_host(sign_in::serve(worker, request, who).await)
+            State::of_host(sign_in::serve(worker, request, &connection, who).await)
         }));
     }
     match admin::serve(&worker.host, request.method(), path, &who) {
@@ -379,7 +410,7 @@ pub struct ResponseFuture {
     in_hand: Option<InHand>,
     is_head: bool,
     supports_chunked: bool,
-    access: Option<Box<AccessLine>>,
+    access: Option<Rc<AccessLine>>,
 }
 
 enum State {

@@ -1,6 +1,7 @@
 //! The routes to sign in, in Directus's shapes: `POST /auth/login`, `/auth/refresh`, `/auth/logout`, and `GET /users/me`.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::boundary::request::{Incoming, below_mount};
 use crate::config;
 use crate::http::body::Body;
+use crate::http::client_connection::ClientConnection;
+use crate::http::facts::content_length;
 use crate::http::reply::{self, Refusal, json_with, refuse};
 use crate::identity::answers::unauthorized;
 use crate::identity::attempts::Wait;
@@ -20,7 +23,8 @@ use crate::identity::jwt::Signed;
 use crate::identity::local_users::known;
 use crate::identity::{Accountability, AuthError, Authority, Denial as Denied};
 use crate::platform::error_chain::error_chain;
-use crate::platform::log;
+use crate::platform::log::{self, Level};
+use crate::platform::log_limit;
 use crate::server::admin;
 use crate::server::server_worker::ServerWorker;
 use crate::store::sessions::Refreshed;
@@ -43,6 +47,7 @@ pub fn serves(path: &str) -> bool {
 pub async fn serve(
     worker: &ServerWorker,
     mut request: Request,
+    connection: &Rc<ClientConnection>,
     who: Arc<Accountability>,
 ) -> Response<Body> {
     let target = below_mount(request.uri(), 0);
@@ -78,7 +83,7 @@ pub async fn serve(
     let path = path.to_owned();
     let payload = request.take_payload();
     let headers = &request.head().headers;
-    let answer = match read_body(headers, payload).await {
+    let answer = match read_body(headers, payload, connection).await {
         Ok(body) => match path.as_str() {
             "/auth/login" => sign_in.log_in(&body).await,
             "/auth/refresh" => sign_in.refresh(&body, headers).await,
@@ -150,7 +155,12 @@ impl SignIn<'_> {
             Refreshed::Reused => {
                 self.authority.forget();
                 let from = self.from.map(|from| from.to_string()).unwrap_or_default();
-                log::warn(
+                log_limit::event(
+                    (
+                        "a refresh token was used twice: its session has been ended",
+                        "",
+                    ),
+                    Level::Warn,
                     "a refresh token was used twice: its session has been ended",
                     &[("ip", &from)],
                 );
@@ -406,8 +416,13 @@ fn required(name: &str) -> Problem {
 }
 
 /// Reads a body that is a JSON object, or none.
-async fn read_body(headers: &HeaderMap, payload: actix_http::Payload) -> Result<Fields, Problem> {
-    let mut body = Incoming::new(payload, BODY_BYTES_MAX);
+async fn read_body(
+    headers: &HeaderMap,
+    payload: actix_http::Payload,
+    connection: &Rc<ClientConnection>,
+) -> Result<Fields, Problem> {
+    let length = content_length(headers);
+    let mut body = Incoming::new(payload, length, BODY_BYTES_MAX, connection);
     let mut bytes = Vec::new();
     let all = async {
         while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
@@ -522,7 +537,7 @@ impl Problem {
                 response
             }
             Problem::Failed(what) => {
-                log::error(&what, &[]);
+                log_limit::event((&what, ""), Level::Error, &what, &[]);
                 refuse(&Refusal::Internal)
             }
         }

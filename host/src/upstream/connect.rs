@@ -5,8 +5,9 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use actix_http::Uri;
 use actix_rt::net::{ActixStream, Ready, TcpStream};
@@ -17,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls;
+
+/// How long it is believed that the system's certificate roots cannot be read.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Opens connections, encrypted or not.
 #[derive(Clone)]
@@ -93,30 +97,54 @@ async fn handshake(host: String, stream: TcpStream) -> Result<TlsStream<TcpStrea
         .map_err(|cause| failed(cause.to_string()))
 }
 
-/// The process's TLS settings: made at the first encrypted call, for reading the system's roots takes time and memory.
+/// The process's TLS settings: made at the first encrypted call, for reading the system's roots takes time and memory. Where they
+/// could not be read, they are tried again by a later call.
 fn client_config() -> Result<Arc<rustls::ClientConfig>, String> {
-    static CONFIG: OnceLock<Result<Arc<rustls::ClientConfig>, String>> = OnceLock::new();
-    CONFIG
-        .get_or_init(|| {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = rustls::RootCertStore::empty();
-            let (added, _) = roots.add_parsable_certificates(found.certs);
-            if added == 0 {
-                return Err(format!(
-                    "no certificate roots were found{}; install ca-certificates or set SSL_CERT_FILE",
-                    found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default()
-                ));
-            }
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let mut config = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|cause| cause.to_string())?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Ok(Arc::new(config))
-        })
-        .clone()
+    static CONFIG: Mutex<Option<Made>> = Mutex::new(None);
+    let mut config = CONFIG.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*config {
+        Some(Made::Config(config)) => return Ok(config.clone()),
+        Some(Made::Failed(when, cause)) if when.elapsed() < TRY_AGAIN_AFTER => {
+            return Err(cause.clone());
+        }
+        Some(Made::Failed(..)) | None => {}
+    }
+    let made = make_client_config();
+    *config = Some(match &made {
+        Ok(config) => Made::Config(config.clone()),
+        Err(cause) => Made::Failed(Instant::now(), cause.clone()),
+    });
+    made
+}
+
+/// What came of making the settings.
+enum Made {
+    Config(Arc<rustls::ClientConfig>),
+    Failed(Instant, String),
+}
+
+fn make_client_config() -> Result<Arc<rustls::ClientConfig>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = rustls::RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        return Err(format!(
+            "no certificate roots were found{}; install ca-certificates or set SSL_CERT_FILE",
+            found
+                .errors
+                .first()
+                .map(|error| format!(" ({error})"))
+                .unwrap_or_default()
+        ));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| cause.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// A connection to an upstream.
