@@ -11,6 +11,7 @@ mod compressed;
 mod conformance;
 mod connections;
 mod copies;
+mod documented;
 mod examples;
 mod faults;
 mod fetch;

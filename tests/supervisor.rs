@@ -79,6 +79,59 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
 }
 
 #[test]
+fn an_extension_that_uses_up_the_memory_ends_its_server_and_is_named() {
+    // A sanitizer takes more addresses than there may be.
+    if !Host::gives_memory_back() {
+        return;
+    }
+    let host = Host::plan()
+        .supervised()
+        .memory(8 << 30)
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    ask_for_the_end(&host, "leak");
+    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+    let line = host.said(CRASHED);
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+    assert_eq!(line["route"], "GET /crasher/leak", "{line}");
+}
+
+#[test]
+fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
+    let host = Host::plan()
+        .supervised()
+        .config(
+            "[limits]\nstuck_ms = 1_500\nshutdown_timeout_ms = 2_000\n[quarantine]\ncrashes = 2",
+        )
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    let first = host.server_pid();
+    let hang = "GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = host.connect();
+    client.send(hang);
+    let sentence = "an extension keeps a worker; a new server takes over";
+    let line = host.said(sentence);
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+    assert_eq!(line["route"], "GET /crasher/hang", "{line}");
+    host.said("a new server serves; the old one finishes what it has begun");
+    assert!(client.ends(), "the server that is stuck is ended");
+    assert_ne!(host.server_pid(), first);
+    for _ in 0..4 {
+        assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+    }
+    // It counts as a crash.
+    client = host.connect();
+    client.send(hang);
+    host.logged("it is quarantined", |line| {
+        let sentence = line["message"].as_str().unwrap_or_default();
+        sentence.starts_with("an extension is quarantined")
+    });
+    eventually("it is left out", || {
+        host.get("/crasher/alive").status == 404
+    });
+}
+
+#[test]
 fn a_server_that_is_killed_from_outside_is_started_anew_and_nobody_is_to_blame() {
     let host = Host::plan()
         .supervised()
@@ -289,7 +342,7 @@ fn a_server_that_crashes_in_its_start_again_and_again_is_started_less_often() {
     let crasher = Extension::c("directus-extension-crasher", "crasher.c", &["IN_CREATE"]);
     let plan = Host::plan()
         .supervised()
-        .config("[quarantine]\ncrashes = 0")
+        .config("trial_load = false\n[quarantine]\ncrashes = 0")
         .extensions(&[&crasher, &Extension::good()]);
     let host = plan.start_without_waiting();
     let line =
@@ -304,11 +357,17 @@ fn a_server_that_crashes_in_its_start_again_and_again_is_started_less_often() {
 fn an_extension_that_crashes_when_it_is_loaded_is_left_out_and_the_others_are_served() {
     for define in ["IN_CREATE", "IN_INITIALISER"] {
         let crasher = Extension::c("directus-extension-crasher", "crasher.c", &[define]);
-        let host = Host::plan()
-            .supervised()
-            .extensions(&[&crasher, &Extension::good()])
-            .start();
-        assert_eq!(host.get("/c-sample/now").status, 200);
+        // With a trial it is refused before; without one it ends the server, until it is left out.
+        for trial in [true, false] {
+            let host = Host::plan()
+                .supervised()
+                .config(&format!("trial_load = {trial}"))
+                .extensions(&[&crasher, &Extension::good()])
+                .start();
+            assert_eq!(host.get("/c-sample/now").status, 200);
+            let state = &host.said_of("directus-extension-crasher")[0]["state"];
+            assert_eq!(state, if trial { "refused" } else { "quarantined" });
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Plan {
     port: u16,
     user: Option<u32>,
     is_supervised: bool,
+    memory: Option<u64>,
 }
 
 /// A host that serves.
@@ -71,6 +72,7 @@ impl Host {
             port: 0,
             user: None,
             is_supervised: false,
+            memory: None,
         }
     }
 
@@ -326,6 +328,12 @@ impl Plan {
         self
     }
 
+    /// Lets each of its processes have so many bytes of addresses.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
     /// Runs it as another user.
     pub fn run_by(mut self, id: u32) -> Self {
         self.user = Some(id);
@@ -370,9 +378,14 @@ impl Plan {
         let config = folder.join("config.toml");
         fs::write(&config, &self.config).expect("config.toml");
         fs::write(folder.join(".env"), &self.dotenv).expect(".env");
-        let mut command = match self.user {
-            None => Command::new(built::host()),
-            Some(id) => {
+        let mut command = match (self.user, self.memory) {
+            (None, None) => Command::new(built::host()),
+            (None, Some(bytes)) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--as={bytes}")).arg(built::host());
+                command
+            }
+            (Some(id), _) => {
                 let mut command = Command::new("setpriv");
                 command
                     .args([format!("--reuid={id}"), format!("--regid={id}")])
