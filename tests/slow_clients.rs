@@ -1,7 +1,5 @@
 //! Clients that do not read their answers: what they keep, for how long, and what the others get meanwhile.
 
-use std::io::Write as _;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::host::request;
@@ -103,24 +101,4 @@ fn an_answer_is_in_hand_until_its_body_is_over() {
         eventually("it is over", || in_hand(&host) == 0);
         assert_eq!(host.get("/probe/now").text(), "now", "{head}");
     }
-}
-
-#[test]
-fn a_client_that_asks_on_without_reading_is_not_listened_to() {
-    let host = Host::with(&[&Extension::probe(), &Extension::good()]);
-    let mut client = TcpStream::connect(host.address()).expect("the host listens");
-    let timeout = Some(Duration::from_secs(3));
-    client.set_write_timeout(timeout).expect("a socket");
-    // Each is answered with what it holds.
-    let ask = request(
-        &format!("GET /probe/seen\nX-Long: {}", "x".repeat(8_000)),
-        b"",
-    );
-    let asked = (0..4_000).take_while(|_| client.write_all(&ask).is_ok());
-    let asked = asked.count();
-    assert!(
-        asked < 4_000,
-        "the host has 32 MB of answers for somebody who reads none"
-    );
-    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
 }

@@ -37,9 +37,6 @@ const PARK_AFTER: Duration = Duration::from_secs(2);
 /// last. Longer than a busy client pauses, and than a request travels.
 const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
 
-/// How many requests of a client that does not read are begun: their answers wait for it.
-const BEGUN_BLOCKED_MAX: u32 = 16;
-
 /// How long a client that has sent too much may take to see its answer, as where actix closes a connection.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -71,10 +68,9 @@ struct Connection {
     /// The last bytes that came were the end of a head, and the last request had no body: nothing is left to be parsed.
     ends_with_head: Cell<bool>,
     last_had_body: Cell<bool>,
-    /// The client does not read: there is something to write. Since when, and how many requests have begun meanwhile.
+    /// The client does not read: there is something to write; and since when.
     is_blocked: Cell<bool>,
     blocked_since: Cell<Instant>,
-    begun_blocked: Cell<u32>,
     /// It is being closed.
     is_closing: Cell<bool>,
     /// The request whose answer is being written bit by bit, or was.
@@ -115,12 +111,6 @@ impl Connection {
             && !self.is_partial.get()
             && !self.last_had_body.get()
             && !self.is_closing.get()
-    }
-
-    /// Whether nothing is to be read for now: the client has sent too much, or asks on without taking the answers, which are
-    /// kept for it. What happens next wakes the task: an answer is there, or the client reads.
-    fn holds_back(&self) -> bool {
-        self.client.has_sent_too_much() || self.begun_blocked.get() >= BEGUN_BLOCKED_MAX
     }
 
     /// Notes that the client does not read any more, or reads again.
@@ -166,8 +156,9 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.0.holds_back() {
+        if self.0.client.has_sent_too_much() {
             cold_path();
+            // Its answer wakes the task.
             return Poll::Pending;
         }
         let before = buf.filled().len();
@@ -198,13 +189,7 @@ impl AsyncWrite for Io {
         written
     }
 
-    /// Called when all that there was has been written.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.0.begun_blocked.replace(0) >= BEGUN_BLOCKED_MAX {
-            cold_path();
-            // What came meanwhile has not been looked at.
-            cx.waker().wake_by_ref();
-        }
         self.0.with_stream(|stream| stream.poll_flush(cx))
     }
 
@@ -404,10 +389,6 @@ impl Connections {
             connection.is_partial.set(false);
             connection.last_had_body.set(has_body);
             connection.client.lift_limit();
-            if connection.is_blocked.get() {
-                cold_path();
-                connection.begun_blocked.update(|begun| begun + 1);
-            }
             connection.client.clone()
         };
         self.with_current(begin)
@@ -452,7 +433,6 @@ impl Connections {
             last_had_body: Cell::new(false),
             is_blocked: Cell::new(false),
             blocked_since: Cell::new(self.clock.get()),
-            begun_blocked: Cell::new(0),
             is_closing: Cell::new(false),
             streamed: Cell::new(None),
             directive: Cell::new(Directive::Nothing),
