@@ -436,6 +436,42 @@ fn a_postgresql_that_is_gone_or_silent_is_503_until_it_is_back() {
     }
 }
 
+/// Another session's lock on a table of a PostgreSQL, until it is dropped.
+struct TableLock {
+    runtime: tokio::runtime::Runtime,
+    session: AnyConnection,
+}
+
+impl TableLock {
+    fn on(url: &str, table: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let session = runtime.block_on(async {
+            let mut session = AnyConnection::connect(url).await.expect("a database");
+            let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+            let lock = sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut session);
+            lock.await.expect("the lock is free");
+            session
+        });
+        Self { runtime, session }
+    }
+
+    /// How many sessions wait for a lock.
+    fn waiting(&mut self) -> i64 {
+        let query = "SELECT COUNT(*) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        self.runtime.block_on(async {
+            // Within a transaction it would be the count of the first time for ever.
+            let anew = sqlx::raw_sql("SELECT pg_stat_clear_snapshot()");
+            anew.execute(&mut self.session).await.expect("a session");
+            let count = sqlx::query_scalar(query).fetch_one(&mut self.session);
+            count.await.expect("a count")
+        })
+    }
+}
+
 #[test]
 fn a_table_of_postgresql_that_is_locked_for_long_stops_sign_ins_and_no_token() {
     let Some((host, _cut, url)) = behind_a_line() else {
@@ -443,22 +479,45 @@ fn a_table_of_postgresql_that_is_locked_for_long_stops_sign_ins_and_no_token() {
     };
     add_user(host.folder(), "ada@example.com", "");
     let (_, token) = new_token(host.folder(), "ada@example.com", "");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let locker = runtime.block_on(async {
-        let mut locker = AnyConnection::connect(&url).await.unwrap();
-        let lock = "BEGIN; LOCK TABLE host_sessions IN ACCESS EXCLUSIVE MODE";
-        sqlx::raw_sql(lock).execute(&mut locker).await.unwrap();
-        locker
-    });
+    let lock = TableLock::on(&url, "host_sessions");
     assert_eq!(log_in(&host, "ada@example.com").status, 503);
     assert_eq!(me(&host, &token).status, 200);
-    runtime.block_on(locker.close()).unwrap();
+    drop(lock);
     host.said(UNCHANGEABLE);
-    assert_eq!(log_in(&host, "ada@example.com").status, 200);
+    eventually("sign-ins are well", || {
+        log_in(&host, "ada@example.com").status == 200
+    });
     host.said(CHANGEABLE);
+}
+
+#[test]
+fn a_postgresql_that_falls_silent_in_the_middle_of_queries_keeps_no_connection() {
+    let Some((host, cut, url)) = behind_a_line() else {
+        return;
+    };
+    add_user(host.folder(), "ada@example.com", "");
+    let (_, token) = new_token(host.folder(), "ada@example.com", "");
+    let mut lock = TableLock::on(&url, "host_tokens");
+    let is_silent = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Each is looked up, whether it is anybody's or not: more than there are connections, again and again.
+        for number in 0..16 {
+            let (host, unknown, is_silent) = (&host, format!("{number:043}"), &is_silent);
+            scope.spawn(move || {
+                while !is_silent.load(Ordering::Relaxed) {
+                    assert_eq!(me(host, &unknown).status, 503);
+                }
+            });
+        }
+        let end = End(&is_silent);
+        eventually("every connection waits", || lock.waiting() >= 8);
+        cut.set(Line::Silent);
+        drop(end);
+    });
+    drop(lock);
+    cut.set(Line::Open);
+    eventually("tokens count", || me(&host, &token).status == 200);
+    is_well(&host);
 }
 
 #[test]

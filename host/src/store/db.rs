@@ -26,8 +26,8 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(4);
 const CHANGES_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Look-ups are short and cached; this many at once keep up with any number of workers.
 const POSTGRES_CONNECTIONS: u32 = 8;
-/// How long a PostgreSQL's connection may take to say that it is in order after it was used.
-const POSTGRES_RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a PostgreSQL's connection may take to say that it is in order.
+const POSTGRES_PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// SQLite's cache for each connection, in KiB: the store is small, and the host's memory is counted.
 const SQLITE_CACHE_KIB: u32 = 256;
 
@@ -203,14 +203,17 @@ fn postgres(writable: bool, refused: &Arc<Refused>) -> AnyPoolOptions {
                 prepare(connection, settings, &refused).await
             })
         })
-        // A query may have been given up in the middle. A server that is gone without a word would keep the connection, and
-        // its place among the few, for a quarter of an hour.
-        .after_release(|connection, _| {
-            Box::pin(async move {
-                let ping = tokio::time::timeout(POSTGRES_RELEASE_TIMEOUT, connection.ping());
-                Ok(matches!(ping.await, Ok(Ok(()))))
-            })
-        })
+        // A server that is gone without a word would keep a connection, and its place among the few, for a quarter of an hour:
+        // one on which a query was given up, and one that has been idle since.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(answers(connection)))
+        .after_release(|connection, _| Box::pin(answers(connection)))
+}
+
+/// Whether a connection is still one; soon enough to leave time for another.
+async fn answers(connection: &mut AnyConnection) -> sqlx::Result<bool> {
+    let ping = tokio::time::timeout(POSTGRES_PING_TIMEOUT, connection.ping());
+    Ok(matches!(ping.await, Ok(Ok(()))))
 }
 
 fn sqlite(writable: bool, refused: &Arc<Refused>) -> AnyPoolOptions {
