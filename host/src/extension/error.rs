@@ -154,6 +154,15 @@ pub enum Reason {
         /// What the loader said.
         text: String,
     },
+    /// The file is larger than any library should be.
+    TooLarge {
+        /// The file.
+        library: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size.
+        bytes_max: u64,
+    },
     /// Its `new` (or `create`) returned an error.
     CreateFailed {
         /// What it said.
@@ -275,6 +284,7 @@ impl Reason {
             Reason::PanicAbort { .. } => "PANIC_ABORT",
             Reason::CannotCopy { .. } => "LIBRARY_COPY",
             Reason::OpenFailed { .. } => "LIBRARY_OPEN",
+            Reason::TooLarge { .. } => "LIBRARY_TOO_LARGE",
             Reason::CreateFailed { .. } => "CREATE_FAILED",
             Reason::CreatePanicked { .. } => "CREATE_PANICKED",
             Reason::CreateTimeout { .. } => "CREATE_TIMEOUT",
@@ -425,6 +435,15 @@ impl fmt::Display for Reason {
                     library.display()
                 )
             }
+            Reason::TooLarge {
+                library,
+                bytes,
+                bytes_max,
+            } => write!(
+                f,
+                "{} has {bytes} bytes, at most {bytes_max} are taken; link only what the extension needs, and strip it",
+                library.display()
+            ),
             Reason::CreateFailed { message } => write!(f, "its `new` failed: {message}"),
             Reason::CreatePanicked { message } => write!(
                 f,
