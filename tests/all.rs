@@ -23,4 +23,5 @@ mod layers;
 mod life;
 mod loading;
 mod reload;
+mod trial;
 mod twilio;

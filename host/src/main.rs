@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use extension_host::boundary::CALLBACKS;
 use extension_host::commands::accounts;
 use extension_host::commands::build;
 use extension_host::commands::check::{self, subject};
@@ -14,6 +15,7 @@ use extension_host::commands::list;
 use extension_host::commands::new::{self, NewOptions};
 use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
+use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::log;
@@ -45,10 +47,14 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         };
         return Ok(new::run(options)?);
     }
+    if cli.command() == Command::Trial {
+        trial::obey(&CALLBACKS)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
     match cli.command() {
-        Command::New { .. } => Ok(ExitCode::SUCCESS),
+        Command::New { .. } | Command::Trial => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let authority = Authority::open(&config)?;
             let extensions = config.extensions_path.clone();

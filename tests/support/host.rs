@@ -27,6 +27,7 @@ pub struct Plan {
     options: Vec<String>,
     port: u16,
     user: Option<u32>,
+    through: Vec<String>,
 }
 
 /// A host that serves.
@@ -69,6 +70,7 @@ impl Host {
             options: Vec::new(),
             port: 0,
             user: None,
+            through: Vec::new(),
         }
     }
 
@@ -272,6 +274,16 @@ impl Plan {
         self
     }
 
+    /// Has another program start it, which is given the host's command line behind its own.
+    pub fn through(mut self, program: &str, arguments: &[&str]) -> Self {
+        self.through = [&[program], arguments]
+            .concat()
+            .iter()
+            .map(|part| (*part).to_owned())
+            .collect();
+        self
+    }
+
     /// Starts it, and waits until it listens.
     #[track_caller]
     pub fn start(self) -> Host {
@@ -299,9 +311,14 @@ impl Plan {
         let config = folder.join("config.toml");
         fs::write(&config, &self.config).expect("config.toml");
         fs::write(folder.join(".env"), &self.dotenv).expect(".env");
-        let mut command = match self.user {
-            None => Command::new(built::host()),
-            Some(id) => {
+        let mut command = match (self.user, self.through.split_first()) {
+            (None, None) => Command::new(built::host()),
+            (None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(built::host());
+                command
+            }
+            (Some(id), _) => {
                 let mut command = Command::new("setpriv");
                 command
                     .args([format!("--reuid={id}"), format!("--regid={id}")])

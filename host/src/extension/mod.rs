@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod catalog;
 pub mod changes;
+mod companions;
 pub mod context;
 pub mod copies;
 pub mod discovery;
@@ -16,8 +17,10 @@ pub mod loaded;
 pub mod loader;
 pub mod manifest;
 pub mod marks;
+pub mod open_fault;
 pub mod opened;
 mod pipeline;
 pub mod registry;
 pub mod routes;
+pub mod trial;
 pub mod watcher;

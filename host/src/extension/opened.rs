@@ -10,7 +10,6 @@ use extension_api::abi::{EXT_OK, ext_callbacks};
 
 use super::backend::Backend;
 use super::context::{Context, Declared};
-use super::copies;
 use super::error::{ID_BYTES_MAX, Reason};
 use super::hook_thread::HookThread;
 use super::in_process::InProcess;
@@ -60,18 +59,6 @@ impl Opened {
     /// # Errors
     /// Each reason for which the extension cannot be served.
     pub fn create(
-        self,
-        generation: u64,
-        limits: &Limits,
-        callbacks: &'static ext_callbacks,
-        hooks: &mut HookThread,
-    ) -> Result<Arc<Extension>, Reason> {
-        let copy = self.loaded.copy.clone();
-        let created = self.try_create(generation, limits, callbacks, hooks);
-        created.inspect_err(|_| copies::remove(&copy))
-    }
-
-    fn try_create(
         self,
         generation: u64,
         defaults: &Limits,
@@ -135,6 +122,7 @@ impl Opened {
             context,
             manifest,
             path,
+            warnings: about.facts.warnings(),
             sdk: about.sdk,
             copy,
             content_sha256: OnceLock::new(),
@@ -146,6 +134,7 @@ impl Opened {
         // From here on the instance exists, so a refusal has to destroy it.
         match broken.map_or_else(|| mountable(&name, endpoints), Err) {
             Ok(endpoints) => {
+                extension.copy.keep();
                 extension.endpoints = endpoints;
                 Ok(Arc::new(extension))
             }
