@@ -31,4 +31,5 @@ mod loading;
 mod reload;
 mod slow_clients;
 mod supervisor;
+mod trial;
 mod twilio;

@@ -112,6 +112,7 @@ caught! {
     one_that_releases_twice_is_caught: "releases-once"
     one_that_forgets_a_fetch_is_caught: "ends-fetched"
     one_that_leaves_a_thread_is_caught: "ends-threads"
+    one_whose_builds_share_statics_is_caught: "own-statics"
     one_that_wears_out_is_caught: "serves-on"
 }
 

@@ -6,11 +6,13 @@ use crate::support::built::scratch;
 use crate::support::host::request;
 use crate::support::{Connection, Extension, Host, eventually};
 
-/// A host with the probe, which notes its hooks in a file.
+/// A host with the probe, which notes its hooks in a file: those of the host alone, without a trial.
 fn host() -> Host {
     let plan = Host::plan().extensions(&[&Extension::probe(), &Extension::good()]);
     let hooks = plan.folder().join("hooks").display().to_string();
-    plan.dotenv("HOOKS_FILE", hooks).start()
+    plan.config("trial_load = false")
+        .dotenv("HOOKS_FILE", hooks)
+        .start()
 }
 
 /// A request that is answered when the file `go` in the host's folder exists, and is in hand already.
@@ -36,6 +38,7 @@ fn a_signal_ends_the_host_and_its_extensions_in_order() {
         let outside = scratch();
         let hooks = outside.path().join("hooks");
         let host = Host::plan()
+            .config("trial_load = false")
             .extensions(&[&Extension::probe(), &Extension::good()])
             .dotenv("HOOKS_FILE", hooks.display().to_string())
             .start();

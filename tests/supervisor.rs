@@ -86,7 +86,7 @@ fn an_extension_that_uses_up_the_memory_ends_its_server_and_is_named() {
     }
     let host = Host::plan()
         .supervised()
-        .memory(8 << 30)
+        .through("prlimit", &["--as=8589934592"])
         .extensions(&[&crasher(), &Extension::good()])
         .start();
     ask_for_the_end(&host, "leak");

@@ -128,6 +128,8 @@ fn serve(extensions_path: PathBuf) -> Result<SocketAddr, Failed> {
         workers: 2,
         auto_reload: true,
         extensions_path,
+        // The program that runs here is not the host's.
+        trial_load: false,
         ..Config::default()
     };
     config.log.access = false;

@@ -170,6 +170,8 @@ fn host(folder: &Path, library: &str, manifest: &str, env: &[(&str, &str)]) -> A
     fs::copy(&built, extension.join("dist").join(file)).expect("a library");
     let config = Config {
         extensions_path: folder.to_owned(),
+        // The program that runs here is not the host's.
+        trial_load: false,
         ..Config::default()
     };
     let authority = Authority::without_store(&config.auth).expect("an authority");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use extension_host::boundary::CALLBACKS;
 use extension_host::commands::accounts;
 use extension_host::commands::backup;
 use extension_host::commands::build;
@@ -18,6 +19,7 @@ use extension_host::commands::list;
 use extension_host::commands::new::{self, NewOptions};
 use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
+use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::handover::Link;
@@ -58,6 +60,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         };
         return Ok(new::run(options)?);
     }
+    if cli.command() == Command::Trial {
+        trial::obey(&CALLBACKS)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
     if config.supervise
@@ -68,7 +74,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         return Ok(supervisor::run(&config, arguments)?);
     }
     match cli.command() {
-        Command::New { .. } => Ok(ExitCode::SUCCESS),
+        Command::New { .. } | Command::Trial => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let (supervision, listeners) = sockets(cli, &config)?;
             let authority = Authority::open(&config)?;

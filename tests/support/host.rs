@@ -28,7 +28,7 @@ pub struct Plan {
     port: u16,
     user: Option<u32>,
     is_supervised: bool,
-    memory: Option<u64>,
+    through: Vec<String>,
 }
 
 /// A host that serves.
@@ -72,7 +72,7 @@ impl Host {
             port: 0,
             user: None,
             is_supervised: false,
-            memory: None,
+            through: Vec::new(),
         }
     }
 
@@ -333,15 +333,19 @@ impl Plan {
         self
     }
 
-    /// Lets each of its processes have so many bytes of addresses.
-    pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = Some(bytes);
-        self
-    }
-
     /// Runs it as another user.
     pub fn run_by(mut self, id: u32) -> Self {
         self.user = Some(id);
+        self
+    }
+
+    /// Has another program start it, which is given the host's command line behind its own.
+    pub fn through(mut self, program: &str, arguments: &[&str]) -> Self {
+        self.through = [&[program], arguments]
+            .concat()
+            .iter()
+            .map(|part| (*part).to_owned())
+            .collect();
         self
     }
 
@@ -383,11 +387,11 @@ impl Plan {
         let config = folder.join("config.toml");
         fs::write(&config, &self.config).expect("config.toml");
         fs::write(folder.join(".env"), &self.dotenv).expect(".env");
-        let mut command = match (self.user, self.memory) {
+        let mut command = match (self.user, self.through.split_first()) {
             (None, None) => Command::new(built::host()),
-            (None, Some(bytes)) => {
-                let mut command = Command::new("prlimit");
-                command.arg(format!("--as={bytes}")).arg(built::host());
+            (None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(built::host());
                 command
             }
             (Some(id), _) => {

@@ -109,6 +109,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Loads the extension that another process names, and reports to it.
+    #[command(hide = true)]
+    Trial,
     /// Shows what the extensions folder holds: what would be mounted, and why the rest would not.
     List {
         /// Prints JSON for programs instead of a table.

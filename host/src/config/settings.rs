@@ -29,6 +29,8 @@ pub struct Config {
     pub auto_reload: bool,
     /// Whether extensions are accepted that would end the host where they panic.
     pub allow_panic_abort: bool,
+    /// Whether a build is loaded by a process of its own first, so that one that crashes is refused and does not end the host.
+    pub trial_load: bool,
     /// The file of variables below those of the process; it may be missing.
     pub env_file: PathBuf,
     /// What a request may take.
@@ -205,6 +207,7 @@ impl Default for Config {
             must_load: false,
             auto_reload: false,
             allow_panic_abort: false,
+            trial_load: true,
             env_file: ".env".into(),
             limits: Limits::default(),
             quarantine: Quarantine::default(),

@@ -10,7 +10,7 @@ use extension_api::abi::ext_request;
 
 use super::backend::Backend;
 use super::context::Context;
-use super::copies;
+use super::copies::PrivateCopy;
 use super::manifest::Manifest;
 use super::routes::{RouteData, Routes};
 use crate::platform::log::{self, Level};
@@ -28,6 +28,8 @@ pub struct Extension {
     pub path: PathBuf,
     /// What the library was built with, for people.
     pub sdk: String,
+    /// What an operator has to know of it.
+    pub warnings: Vec<String>,
     /// Counts the builds of this extension that were loaded, from 1.
     pub generation: u64,
     /// When it was loaded.
@@ -39,7 +41,7 @@ pub struct Extension {
     /// The most requests at once.
     pub concurrency_max: usize,
     /// The private copy that was loaded.
-    pub(super) copy: PathBuf,
+    pub(super) copy: PrivateCopy,
     pub(super) content_sha256: OnceLock<String>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) is_stopped: AtomicBool,
@@ -63,7 +65,7 @@ impl Extension {
     /// asked for: not at the start, where nobody waits for it.
     pub fn content_sha256(&self) -> &str {
         self.content_sha256.get_or_init(|| {
-            let Ok(content) = std::fs::read(&self.copy) else {
+            let Ok(content) = std::fs::read(self.copy.path()) else {
                 return String::new();
             };
             let digest = ring::digest::digest(&ring::digest::SHA256, &content);
@@ -110,7 +112,7 @@ impl Extension {
 
     /// Removes the private copy: while a developer reloads, there are many.
     pub fn remove_copy(&self) {
-        copies::remove(&self.copy);
+        self.copy.remove();
     }
 
     /// Whether it has been stopped and destroyed.

@@ -1,7 +1,9 @@
 //! What an extension declares in `extension.toml`: its name, the variables it reads, the origins it calls, its limits.
 
-use serde::Deserialize;
+use std::fmt;
+
 use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::{ManifestError, Reason};
 use crate::config::document;
@@ -203,6 +205,23 @@ impl AllowedOrigins {
     /// Whether a call to the origin is allowed.
     pub fn allows(&self, origin: &Origin) -> bool {
         self.any || self.origins.contains(origin)
+    }
+}
+
+/// As it stands in a manifest.
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Allow::Any => f.write_str("*"),
+            Allow::Variable(name) => write!(f, "${name}"),
+            Allow::Origin(origin) => origin.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Allow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -10,7 +10,6 @@ use extension_api::abi::{EXT_OK, ext_callbacks};
 
 use super::backend::Backend;
 use super::context::{Context, Declared};
-use super::copies;
 use super::error::{ID_BYTES_MAX, Reason};
 use super::hook_thread::HookThread;
 use super::in_process::InProcess;
@@ -68,18 +67,6 @@ impl Opened {
     /// # Errors
     /// Each reason for which the extension cannot be served.
     pub fn create(
-        self,
-        generation: u64,
-        limits: &Limits,
-        callbacks: &'static ext_callbacks,
-        hooks: &mut HookThread,
-    ) -> Result<Arc<Extension>, Reason> {
-        let copy = self.loaded.copy.clone();
-        let created = self.try_create(generation, limits, callbacks, hooks);
-        created.inspect_err(|_| copies::remove(&copy))
-    }
-
-    fn try_create(
         self,
         generation: u64,
         defaults: &Limits,
@@ -148,6 +135,7 @@ impl Opened {
             context,
             manifest,
             path,
+            warnings: about.facts.warnings(),
             sdk: about.sdk,
             copy,
             content_sha256: OnceLock::new(),
@@ -171,6 +159,7 @@ impl Opened {
                     .map(|endpoint| endpoint.id.as_str())
                     .collect();
                 page().note_ids(number, context.intern(&ids.join(",")));
+                extension.copy.keep();
                 extension.endpoints = endpoints;
                 Ok(Arc::new(extension))
             }

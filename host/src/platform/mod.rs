@@ -1,5 +1,6 @@
 //! What the host needs of the system it runs on, and knows nothing of extensions or HTTP.
 
+pub mod child;
 pub mod env;
 pub mod error_chain;
 pub mod fnv;

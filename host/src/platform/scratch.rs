@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::platform::fnv::Fnv;
 
@@ -30,7 +31,7 @@ pub struct Scratch {
     path: PathBuf,
     /// The system releases it with the process, however that ends. `None`: the file system has no locks, and nobody will take
     /// the folder over.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl Scratch {
@@ -47,8 +48,11 @@ impl Scratch {
             let path = named(word, RandomState::new().build_hasher().finish());
             let made = DirBuilder::new().mode(MODE).create(&path);
             match made.and_then(|()| lock(&path)) {
-                Ok(_lock) => {
-                    let scratch = Self { path, _lock };
+                Ok(lock) => {
+                    let scratch = Self {
+                        path,
+                        lock: Mutex::new(lock),
+                    };
                     scratch.remove_stale();
                     return Ok(scratch);
                 }
@@ -75,13 +79,38 @@ impl Scratch {
             return Err(self);
         };
         self.remove();
-        let _lock = Some(lock);
-        Ok(Self { path, _lock })
+        let lock = Mutex::new(Some(lock));
+        Ok(Self { path, lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes it anew where it has vanished: programs that clean the system's folder for temporary files remove what is old.
+    ///
+    /// # Errors
+    /// Where it cannot be made, or is somebody else's by now.
+    pub fn restore(&self) -> io::Result<()> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match DirBuilder::new().mode(MODE).create(&self.path) {
+            Ok(()) => {
+                *held = lock(&self.path)?;
+                Ok(())
+            }
+            // Another thread was first, and holds the lock.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = fs::symlink_metadata(&self.path)?;
+                let is_ours = held.as_ref().is_none_or(|held| {
+                    let is_held =
+                        |held: Metadata| (held.dev(), held.ino()) == (there.dev(), there.ino());
+                    held.metadata().is_ok_and(is_held)
+                });
+                if is_ours { Ok(()) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes it with its content. Libraries that are mapped from there stay mapped.

@@ -53,13 +53,15 @@ pub enum Rule {
     EndsFetched,
     /// Threads end with `stop`.
     EndsThreads,
+    /// Builds share no statics.
+    OwnStatics,
     /// What was served once is served later.
     ServesOn,
 }
 
 impl Rule {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::DoesNotCrash,
         Self::DoesNotPanic,
         Self::DoesNotBlock,
@@ -80,6 +82,7 @@ impl Rule {
         Self::ReleasesOnce,
         Self::EndsFetched,
         Self::EndsThreads,
+        Self::OwnStatics,
         Self::ServesOn,
     ];
 
@@ -199,6 +202,11 @@ impl Rule {
                 "ends-threads",
                 "starts threads of its own; all have ended when `stop` returns",
                 "tell each thread to end in `stop`, and join it there",
+            ),
+            Self::OwnStatics => (
+                "own-statics",
+                "Each build that is loaded has its own statics.",
+                "build it with -fno-gnu-unique (GCC), so that a new build does not work on the statics of the one before it",
             ),
             Self::ServesOn => (
                 "serves-on",

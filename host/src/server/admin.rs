@@ -225,6 +225,7 @@ fn described(
             "state": state,
             // Why the newest build is not the one that is served.
             "error": entry.rejected.as_ref().map(|error| json!({"code": error.code(), "message": error_chain(error.as_ref())})),
+            "warnings": extension.warnings,
             "sdk": extension.sdk,
             "generation": extension.generation,
             "content_sha256": extension.content_sha256(),

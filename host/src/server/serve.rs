@@ -138,7 +138,7 @@ async fn stop_on_signal(
     }
 }
 
-/// SIGHUP: look at the extensions folder and the environment now.
+/// SIGHUP: look at the extensions folder and the environment now, and try again what was refused for a cause that may have passed.
 async fn refresh_on_signal(host: Arc<Host>, hangup: io::Result<Signal>) {
     let Ok(mut hangup) = hangup else {
         return;
@@ -147,7 +147,7 @@ async fn refresh_on_signal(host: Arc<Host>, hangup: io::Result<Signal>) {
         let (host, link) = (host.clone(), host.link.clone());
         // Both errors have been logged, or end the host by other ways.
         let _ =
-            tokio::task::spawn_blocking(move || loader::refresh(&host.catalog, &Scope::Changed))
+            tokio::task::spawn_blocking(move || loader::refresh(&host.catalog, &Scope::Refused))
                 .await;
         if let Some(link) = &link {
             link.tell(&Notice::Reloaded);

@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+use crate::platform::child::signal_name;
 use crate::platform::log::{self, Level};
 use crate::runtime::crash_page::{Mapping, Place};
 
@@ -23,7 +24,7 @@ impl Ending {
         let noted = page.and_then(|page| page.fault());
         let inside = || page.map(|page| page.inside()).unwrap_or_default();
         let mut what = match (status.signal(), status.code()) {
-            (Some(signal), _) => signal_name(signal),
+            (Some(signal), _) => signal_name(signal).to_owned(),
             (_, Some(code)) => format!("exit with code {code}"),
             _ => status.to_string(),
         };
@@ -100,25 +101,4 @@ impl Ending {
         }
         log::event(Level::Error, sentence, &fields);
     }
-}
-
-fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGILL => "SIGILL",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGTRAP => "SIGTRAP",
-        libc::SIGSYS => "SIGSYS",
-        libc::SIGKILL => "SIGKILL",
-        libc::SIGTERM => "SIGTERM",
-        libc::SIGINT => "SIGINT",
-        libc::SIGHUP => "SIGHUP",
-        libc::SIGPIPE => "SIGPIPE",
-        libc::SIGXCPU => "SIGXCPU",
-        libc::SIGXFSZ => "SIGXFSZ",
-        _ => return format!("signal {signal}"),
-    };
-    name.to_owned()
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::client::{Client, ClientResponse};
 use super::error::CheckError;
 use super::options::CheckOptions;
-use super::process::{MESSAGE_TIMEOUT, NotServed, Subject, how};
+use super::process::{MESSAGE_TIMEOUT, NotServed, Subject};
 use super::protocol::{Observations, Order, ServedRoute, SubjectMessage};
 use super::request::{Caller, RequestKind, request};
 use super::result::CheckResult;
 use super::stand_in::{Behaviour, StandIn};
+use crate::platform::child::how;
 use crate::runtime::contract_checks::{Rule, Violation};
 
 /// How many routes are driven; the others are mostly served by the same code.

@@ -1,19 +1,17 @@
 //! The process that serves the extension, as the process that checks sees it: how it is started, given orders, and how it ends.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::error::CheckError;
 use super::options::CheckOptions;
 use super::protocol::{Order, Serving, SubjectMessage};
 use super::stand_in::StandIn;
+use crate::platform::child::{self, StderrTail, how};
 use crate::platform::scratch::{self, Scratch};
 
 /// How long the process may take until its next message, before it counts as hung.
@@ -26,8 +24,7 @@ pub struct Subject {
     messages: BufReader<UnixStream>,
     /// How to reach what it serves.
     pub serving: Serving,
-    /// The end of what it wrote to stderr.
-    tail: Arc<Mutex<VecDeque<String>>>,
+    tail: StderrTail,
 }
 
 /// Why the extension is not served.
@@ -48,7 +45,7 @@ impl Subject {
         stand_in: &StandIn,
     ) -> Result<Result<Self, NotServed>, CheckError> {
         let control = Control::listen().map_err(CheckError::Process)?;
-        let program = std::env::current_exe().map_err(CheckError::Process)?;
+        let program = child::this_program().map_err(CheckError::Process)?;
         let mut child = Command::new(program)
             .args(&options.files)
             .arg("check-subject")
@@ -62,11 +59,11 @@ impl Subject {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(CheckError::Process)?;
-        let tail = tail(child.stderr.take(), options.log);
+        let tail = StderrTail::of(child.stderr.take(), options.log);
         let Some(orders) = control.accept(&mut child).map_err(CheckError::Process)? else {
             let status = child.wait().map_err(CheckError::Process)?;
             // The cause is on stderr.
-            let words = last_words(&tail, &how(status));
+            let words = tail.last_words(&how(status));
             return Err(CheckError::Lost(format!("did not come up: {words}")));
         };
         let messages = orders.try_clone().map_err(CheckError::Process)?;
@@ -87,7 +84,7 @@ impl Subject {
                 Ok(Err(NotServed::Refused(code, message)))
             }
             _ => {
-                let how = match wait(&mut child, Duration::from_secs(2)) {
+                let how = match child::wait(&mut child, Duration::from_secs(2)) {
                     Some(status) => how(status),
                     None => {
                         let _ = child.kill();
@@ -98,7 +95,7 @@ impl Subject {
                         )
                     }
                 };
-                Ok(Err(NotServed::Died(last_words(&tail, &how))))
+                Ok(Err(NotServed::Died(tail.last_words(&how))))
             }
         }
     }
@@ -119,12 +116,12 @@ impl Subject {
 
     /// Waits a moment for its end; `None`: it lives on.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        wait(&mut self.child, Duration::from_secs(3))
+        child::wait(&mut self.child, Duration::from_secs(3))
     }
 
     /// How it ended, with the last line that it wrote to stderr.
     pub fn last_words(&self, how: &str) -> String {
-        last_words(&self.tail, how)
+        self.tail.last_words(how)
     }
 
     /// Kills it.
@@ -145,53 +142,6 @@ fn receive(messages: &mut impl BufRead) -> Option<SubjectMessage> {
     let mut line = String::new();
     messages.read_line(&mut line).ok()?;
     serde_json::from_str(&line).ok()
-}
-
-fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
-    let until = Instant::now() + timeout;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-            _ => return None,
-        }
-    }
-}
-
-/// Keeps the last lines that a process writes to stderr, and prints them if `is_shown`.
-fn tail(
-    stderr: Option<impl Read + Send + 'static>,
-    is_shown: bool,
-) -> Arc<Mutex<VecDeque<String>>> {
-    const LINES_KEPT: usize = 8;
-    let tail = Arc::new(Mutex::new(VecDeque::new()));
-    let kept = tail.clone();
-    if let Some(stderr) = stderr {
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                if is_shown {
-                    eprintln!("{line}");
-                }
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.len() == LINES_KEPT {
-                    kept.pop_front();
-                }
-                kept.push_back(line);
-            }
-        });
-    }
-    tail
-}
-
-fn last_words(tail: &Mutex<VecDeque<String>>, how: &str) -> String {
-    // What it wrote last may still be on its way through the pipe.
-    thread::sleep(Duration::from_millis(50));
-    let kept = tail.lock().unwrap_or_else(PoisonError::into_inner);
-    match kept.back() {
-        Some(line) => format!("{how}; the last line on stderr: {line}"),
-        None => how.to_owned(),
-    }
 }
 
 /// The socket that the other process connects to.
@@ -238,27 +188,5 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         self.scratch.remove();
-    }
-}
-
-/// How a process ended, for people.
-pub fn how(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(signal) => {
-            let name = match signal {
-                4 => "SIGILL",
-                6 => "SIGABRT",
-                7 => "SIGBUS",
-                8 => "SIGFPE",
-                9 => "SIGKILL",
-                11 => "SIGSEGV",
-                _ => "a signal",
-            };
-            format!("the process was ended by {name} ({signal})")
-        }
-        None => format!(
-            "the process ended itself with exit code {}",
-            status.code().unwrap_or_default()
-        ),
     }
 }
