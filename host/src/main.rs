@@ -16,15 +16,16 @@ use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
-use extension_host::platform::log;
-use extension_host::server::{self, Host};
+use extension_host::platform::{log, process, threads};
+use extension_host::server::{self, Ended, Host};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             log::error(&error_chain(error.as_ref()), &[]);
-            ExitCode::FAILURE
+            // Extensions may be loaded.
+            process::end(process::FAILED)
         }
     }
 }
@@ -54,17 +55,20 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);
             let host = Host::new(config, env, authority, copies)?;
-            with_cleanup(host, |host| serve(host, || {}))
+            let ended = with_cleanup(host, |host| serve(host, || {}))?;
+            process::end(ended.code())
         }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
             let ready = || println!("{}", demo.invitation());
-            with_cleanup(demo.host.clone(), |host| serve(host, ready))
+            let ended = with_cleanup(demo.host.clone(), |host| serve(host, ready))?;
+            process::end(ended.code())
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
             let host = Host::new(config, env, authority, Copies::temporary)?;
-            with_cleanup(host, |host| list::run(&host, json))
+            with_cleanup(host, |host| list::run(&host, json))?;
+            process::end(process::DONE)
         }
         Command::User(command) => Ok(accounts::user(&config, command)?),
         Command::Role(command) => Ok(accounts::role(&config, command)?),
@@ -90,7 +94,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         } => subject::run(config, env, &folder, &control, stand_in),
         Command::Dev { folders, .. } => {
             let mut dev = Dev::prepare(config, env, &folders)?;
-            with_cleanup(dev.host.clone(), |host| serve(host, || dev.watch()))
+            let ended = with_cleanup(dev.host.clone(), |host| serve(host, || dev.watch()))?;
+            drop(dev);
+            process::end(ended.code())
         }
     }
 }
@@ -103,7 +109,10 @@ fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
     done
 }
 
-fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<Ended, Box<dyn std::error::Error>> {
+    let _ends = process::EndsWithThread;
+    log::write_in_background();
+    threads::start()?;
     let listening = |addresses: &[std::net::SocketAddr]| {
         for address in addresses {
             log::info("listening", &[("address", address)]);
@@ -111,6 +120,5 @@ fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std:
         ready();
     };
     host.load_extensions()?;
-    actix_rt::System::new().block_on(server::run(host, listening))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(actix_rt::System::new().block_on(server::run(host, listening))?)
 }

@@ -19,5 +19,6 @@ pub mod marks;
 pub mod opened;
 mod pipeline;
 pub mod registry;
+pub mod reload_thread;
 pub mod routes;
 pub mod watcher;

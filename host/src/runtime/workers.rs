@@ -1,6 +1,6 @@
 //! All workers of the host, as other threads see them: how to reach one, and whether one is inside an extension.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::worker::{Remote, Worker};
@@ -13,6 +13,8 @@ pub struct Workers {
     /// The name of each build that was ever loaded, by its number, from 1. Builds that were replaced are among them: their code
     /// can still run.
     builds: RwLock<Vec<Arc<str>>>,
+    /// None may end: whoever needs them all says so.
+    may_not_end: AtomicBool,
 }
 
 /// Whether a worker is inside an extension, for the thread that watches for those that block.
@@ -22,6 +24,8 @@ pub struct BusyMarker {
     inside: AtomicU64,
     /// Counts the times that an extension was entered.
     entry_count: AtomicU64,
+    /// Counts the times that the worker has answered [`Workers::ask_for_sign_of_life`].
+    sign_count: AtomicU64,
 }
 
 impl BusyMarker {
@@ -31,6 +35,11 @@ impl BusyMarker {
             self.inside.load(Ordering::Relaxed),
             self.entry_count.load(Ordering::Relaxed),
         )
+    }
+
+    /// Notes that the worker's loop goes round.
+    pub fn give_sign_of_life(&self) {
+        self.sign_count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Which build the worker is in; 0: none.
@@ -96,6 +105,30 @@ impl Workers {
     /// Of each worker, which build it is in, and how many times it has entered one.
     pub fn markers(&self) -> Vec<(u64, u64)> {
         self.all().iter().map(|(_, marker)| marker.read()).collect()
+    }
+
+    /// Asks each worker's loop to go round once.
+    pub fn ask_for_sign_of_life(&self) {
+        self.on_each(Worker::give_sign_of_life);
+    }
+
+    /// Of each worker, how many times it has answered that.
+    pub fn signs_of_life(&self) -> Vec<u64> {
+        let sign_count = |marker: &BusyMarker| marker.sign_count.load(Ordering::Relaxed);
+        self.all()
+            .iter()
+            .map(|(_, marker)| sign_count(marker))
+            .collect()
+    }
+
+    /// Whether a worker that ends takes the process with it: its connections would be lost, and nobody would say so.
+    pub fn keep_alive(&self, may_not_end: bool) {
+        self.may_not_end.store(may_not_end, Ordering::Release);
+    }
+
+    /// See [`keep_alive`](Self::keep_alive).
+    pub fn may_end(&self) -> bool {
+        !self.may_not_end.load(Ordering::Acquire)
     }
 
     /// Gives a build of the extension of that name its number: log lines about it find the name by that.

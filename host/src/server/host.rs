@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::blocking::BlockingThreads;
 use super::serve_error::ServeError;
 use crate::boundary::CALLBACKS;
 use crate::config::Config;
@@ -12,6 +13,7 @@ use crate::extension::catalog::Catalog;
 use crate::extension::changes;
 use crate::extension::copies::Copies;
 use crate::extension::loader::{self, Scope};
+use crate::extension::reload_thread::ReloadThread;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 
@@ -23,6 +25,12 @@ pub struct Host {
     pub authority: Authority,
     /// The extensions.
     pub catalog: Arc<Catalog>,
+    /// The threads for routes that block.
+    pub blocking: BlockingThreads,
+    /// Who brings the extensions in line while the host serves.
+    pub reloads: ReloadThread,
+    /// Held while hashes of libraries are computed.
+    pub hashing: tokio::sync::Mutex<()>,
     /// When the host started.
     pub started: Instant,
 }
@@ -41,6 +49,9 @@ impl Host {
         let config = Arc::new(config);
         let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies);
         Ok(Arc::new(Self {
+            blocking: BlockingThreads::new(config.limits.blocking_threads),
+            reloads: ReloadThread::default(),
+            hashing: tokio::sync::Mutex::default(),
             config,
             authority,
             catalog: catalog.map_err(ServeError::Copies)?,

@@ -10,6 +10,8 @@ use super::database_url::DatabaseUrl;
 use super::db::Db;
 use super::error::{STEP_TIMEOUT, StoreError};
 use super::migrations;
+use crate::platform::process::EndsWithThread;
+use crate::platform::thread_locals::touch_thread_locals;
 
 /// A handle to the store, for workers and commands.
 #[derive(Clone)]
@@ -58,6 +60,8 @@ impl Store {
         let (sender, receiver) = std::sync::mpsc::channel();
         let at = url.clone();
         let run = move || {
+            let _ends = EndsWithThread;
+            touch_thread_locals();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
