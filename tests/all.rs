@@ -22,5 +22,7 @@ mod identity_support;
 mod layers;
 mod life;
 mod loading;
+mod log;
 mod reload;
+mod threads;
 mod twilio;
