@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::host::request;
+use crate::support::host::{BROKEN, request};
 use crate::support::upstream::Then;
 use crate::support::{ADMIN_TOKEN, Extension, Host, Upstream, eventually};
 
@@ -863,4 +863,37 @@ fn who_speaks_no_http_writes_no_line_of_the_log() {
     let is_loud = |line: &&Value| line["level"] == "error" || line["level"] == "warn";
     let loud: Vec<&Value> = ended.log.iter().filter(is_loud).collect();
     assert!(loud.is_empty(), "{loud:#?}");
+}
+
+// ---- Descriptors ----
+
+#[test]
+fn a_host_whose_descriptors_are_closed_or_replaced_ends_and_says_why() {
+    let descriptors = Extension::c("directus-extension-descriptors", "descriptors.c", &[]);
+    for path in [
+        "close",
+        "close-blocking",
+        "close-on-a-thread",
+        "replace",
+        "replace-on-a-thread",
+    ] {
+        let host = Host::with(&[&descriptors, &Extension::good()]);
+        assert_eq!(host.get("/c-sample/now").status, 200);
+        let mut client = host.connect();
+        client.send(format!(
+            "GET /descriptors/{path} HTTP/1.1\r\nHost: a\r\n\r\n"
+        ));
+        let ended = host.ended();
+        // A std with checks of its own, as in these tests, aborts at the first of its descriptors that is gone.
+        let is_aborted = |line: &Value| line.to_string().contains("IO Safety violation");
+        if ended.code.is_none() && ended.log.iter().any(is_aborted) {
+            continue;
+        }
+        assert_eq!(ended.code, Some(BROKEN), "{path}: {:#?}", ended.log);
+        let is_said = |line: &Value| {
+            let message = line["message"].as_str().unwrap_or_default();
+            line["level"] == "error" && message.contains("the process ends")
+        };
+        assert!(ended.log.iter().any(is_said), "{path}: {:#?}", ended.log);
+    }
 }

@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Extension, Host, built};
+use crate::identity_support::{add_user, plan, post};
+use crate::support::host::{FORCED, request};
+use crate::support::{ADMIN_TOKEN, Extension, Host, Upstream, built, eventually};
 
 /// A host with a good extension and a bad one serves the good one, and says everywhere why it refuses the bad one. One that
 /// must have all of them ends.
@@ -637,12 +639,12 @@ fn an_initialiser_that_takes_long_is_named_and_waited_for() {
 #[test]
 fn a_stop_that_hangs_does_not_keep_the_host_from_ending() {
     let host = Host::plan()
-        .config("trial_load = false")
+        .config("trial_load = false\n[limits]\nshutdown_timeout_ms = 300")
         .extensions(&[&broken(&["STOP_HANGS"])])
         .start();
     assert_eq!(host.get("/broken/now").text(), "not broken");
     let ended = host.stop();
-    assert_eq!(ended.code, Some(0));
+    assert_eq!(ended.code, Some(FORCED));
     assert!(ended.said("an extension does not stop; the host ends without it"));
 }
 
@@ -959,4 +961,98 @@ fn the_host_ends_where_the_extensions_folder_is_missing() {
         sentence.contains("create it, or set extensions_path"),
         "{sentence}"
     );
+}
+
+// ---- An initialiser that never returns, while the host serves ----
+
+#[test]
+fn a_host_serves_on_where_the_initialisers_of_a_reloaded_library_never_return() {
+    let upstream = Upstream::saying("from elsewhere");
+    let by_name = format!("http://localhost:{}", upstream.address().port());
+    let plan = plan().dotenv("UPSTREAM", by_name);
+    let flag = plan.folder().join("hang");
+    let define = format!("INITIALISER_HANGS_IF=\"{}\"", flag.display());
+    let library = broken(&[&define]);
+    let failing = Extension::rust("directus-extension-failing", "handlers_that_fail");
+    let host = plan
+        .config("[limits]\ncreate_timeout_ms = 500\nshutdown_timeout_ms = 500")
+        .extensions(&[&library, &failing, &Extension::good()])
+        .start();
+    add_user(host.folder(), "anna@example.com", "");
+    // Nothing has been asked yet: what a worker needs it must have without that.
+    fs::write(&flag, "").expect("a file");
+    let reload = || {
+        let mut client = host.connect();
+        let head = format!("POST /extensions/broken/reload\nAuthorization: Bearer {ADMIN_TOKEN}");
+        client.send(request(&head, b""));
+        client
+    };
+    let refused = |mut client: crate::support::Connection| {
+        let answer = client.answer();
+        assert_eq!(answer.error(), (503, "SERVICE_UNAVAILABLE".into()));
+        let message = answer.message();
+        assert!(message.contains(library.name()), "{message}");
+    };
+    let manifest = host.folder().join("extensions").join(library.name());
+    fs::write(manifest.join("extension.toml"), "version = \"2\"").expect("a file");
+    host.signal("HUP");
+    let named = host.logged("the library is named", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("the initialisers of a library do not return")
+    });
+    assert!(
+        named["library"]
+            .as_str()
+            .unwrap_or_default()
+            .contains(library.name())
+    );
+    refused(reload());
+    // All that a host does, on each worker, each for the first time.
+    let credentials = serde_json::json!({"email": "anna@example.com", "password": "secret"});
+    for _ in 0..8 {
+        assert_eq!(host.get("/server/ping").text(), "pong");
+        assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+        assert_eq!(host.get("/broken/now").text(), "not broken");
+        assert_eq!(host.get("/probe/thread").text(), "from a thread");
+        assert_eq!(host.get("/probe/fetch").text(), "from elsewhere");
+        assert_eq!(host.ask("POST /probe/whole", "a body").text(), "a body");
+        assert_eq!(
+            host.get("/probe/stream\nX-Chunks: 3\nX-Size: 10")
+                .body
+                .len(),
+            30
+        );
+        assert_eq!(host.get("/failing/now").text(), "still here");
+        assert_eq!(host.get("/failing/panic").status, 500);
+        assert_eq!(host.get("/nowhere").status, 404);
+        assert_eq!(host.get_as_admin("/extensions").status, 200);
+        assert_eq!(post(&host, "/auth/login", "", &credentials).status, 200);
+    }
+    // Later ones are told why they wait, and SIGHUP is, too.
+    refused(reload());
+    host.signal("HUP");
+    host.logged("why nothing is reloaded", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("nothing is reloaded") && message.contains(library.name())
+    });
+    let ended = host.stop();
+    assert_eq!(ended.code, Some(FORCED));
+    assert!(ended.said("a library is still being loaded; its initialisers do not return"));
+}
+
+#[test]
+fn an_initialiser_that_returns_late_is_reloaded_late() {
+    let plan = Host::plan().config("[limits]\ncreate_timeout_ms = 200");
+    let flag = plan.folder().join("hang");
+    let define = format!("INITIALISER_HANGS_IF=\"{}\"", flag.display());
+    let host = plan.extensions(&[&broken(&[&define])]).start();
+    fs::write(&flag, "").expect("a file");
+    let head = format!("POST /extensions/broken/reload\nAuthorization: Bearer {ADMIN_TOKEN}");
+    assert_eq!(host.ask(&head, "").status, 503);
+    fs::remove_file(&flag).expect("a file");
+    host.said("reloaded an extension");
+    eventually("it can be reloaded again", || {
+        host.ask(&head, "").status == 200
+    });
+    assert_eq!(host.stop().code, Some(0));
 }

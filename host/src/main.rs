@@ -23,9 +23,9 @@ use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::handover::Link;
-use extension_host::platform::{listen, log};
+use extension_host::platform::{listen, log, process, threads};
 use extension_host::runtime::{crash_page, fatal_signals};
-use extension_host::server::{self, Host, Supervision};
+use extension_host::server::{self, Ended, Host, Supervision};
 use extension_host::supervisor::{self, upgrade};
 use rustix::process::Signal;
 
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             log::error(&error_chain(error.as_ref()), &[]);
-            ExitCode::FAILURE
+            // Extensions may be loaded.
+            process::end(process::FAILED)
         }
     };
     fatal_signals::mean_to_end();
@@ -81,13 +82,15 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);
             let host = Host::new(config, env, authority, copies, supervision)?;
-            with_cleanup(host, |host| serve(host, listeners, || {}))
+            let ended = with_cleanup(host, |host| serve(host, listeners, || {}))?;
+            end(ended.code())
         }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
             let ready = || println!("{}", demo.invitation());
             let listeners = listen::open(&demo.host.config.host, demo.host.config.port)?;
-            with_cleanup(demo.host.clone(), |host| serve(host, listeners, ready))
+            let ended = with_cleanup(demo.host.clone(), |host| serve(host, listeners, ready))?;
+            end(ended.code())
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
@@ -96,7 +99,8 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 link: None,
             };
             let host = Host::new(config, env, authority, Copies::temporary, supervision)?;
-            with_cleanup(host, |host| list::run(&host, json))
+            with_cleanup(host, |host| list::run(&host, json))?;
+            end(process::DONE)
         }
         Command::Upgrade { json } => {
             let timeout = Duration::from_millis(config.limits.create_timeout_ms) + UPGRADE_MARGIN;
@@ -128,9 +132,11 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Dev { folders, .. } => {
             let (supervision, listeners) = sockets(cli, &config)?;
             let mut dev = Dev::prepare(config, env, &folders, supervision)?;
-            with_cleanup(dev.host.clone(), |host| {
+            let ended = with_cleanup(dev.host.clone(), |host| {
                 serve(host, listeners, || dev.watch())
-            })
+            })?;
+            drop(dev);
+            end(ended.code())
         }
     }
 }
@@ -177,11 +183,20 @@ fn end_with_supervisor(link: Arc<Link>) -> io::Result<()> {
     thread.spawn(wait).map(drop)
 }
 
+/// Ends the process when its own work is done.
+fn end(code: u8) -> ! {
+    fatal_signals::mean_to_end();
+    process::end(code)
+}
+
 fn serve(
     host: Arc<Host>,
     listeners: Vec<TcpListener>,
     ready: impl FnOnce(),
-) -> Result<ExitCode, Box<dyn std::error::Error>> {
+) -> Result<Ended, Box<dyn std::error::Error>> {
+    let _ends = process::EndsWithThread;
+    log::write_in_background();
+    threads::start()?;
     let listening = |addresses: &[std::net::SocketAddr]| {
         for address in addresses {
             log::info("listening", &[("address", address)]);
@@ -189,6 +204,5 @@ fn serve(
         ready();
     };
     host.load_extensions()?;
-    actix_rt::System::new().block_on(server::run(host, listeners, listening))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(actix_rt::System::new().block_on(server::run(host, listeners, listening))?)
 }

@@ -4,19 +4,25 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Connection, DEADLINE, Extension, built};
+use super::{Answer, Connection, DEADLINE, Extension, built, eventually};
 
 /// The administrator's static token of every host here.
 pub const ADMIN_TOKEN: &str = "the-administrators-token";
 /// What user tokens are signed with, for every host here.
 pub const SECRET: &str = "the-secret-that-signs-tokens";
+
+/// The exit code of a host that was told to stop and had to leave something as it was.
+pub const FORCED: i32 = 3;
+/// The exit code of a host that cannot serve any more.
+pub const BROKEN: i32 = 4;
 
 /// A host that is being put together.
 pub struct Plan {
@@ -54,6 +60,8 @@ struct Process {
 struct Log {
     lines: Mutex<(Vec<Value>, bool)>,
     changed: Condvar,
+    /// Nobody reads what the host says.
+    is_unread: AtomicBool,
 }
 
 impl Host {
@@ -149,6 +157,16 @@ impl Host {
         self.logged(sentence, |line| line["message"] == sentence)
     }
 
+    /// Leaves what it says from now on in the pipe, until [`read_log`](Self::read_log).
+    pub fn leave_log_unread(&self) {
+        self.process.log.is_unread.store(true, Ordering::Release);
+    }
+
+    /// Reads what it says again.
+    pub fn read_log(&self) {
+        self.process.log.is_unread.store(false, Ordering::Release);
+    }
+
     /// Whether its memory says what it keeps: an address sanitizer holds back what was freed, to see who still uses it.
     pub fn gives_memory_back() -> bool {
         std::env::var_os("SANITIZER").is_none()
@@ -237,6 +255,17 @@ impl Host {
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn ended(self) -> Ended {
+        self.process.ended()
+    }
+
+    /// The same, where nobody reads what it says before it has ended.
+    #[track_caller]
+    pub fn ended_unread(mut self) -> Ended {
+        eventually("the host ends", || {
+            let ended = self.process.child.try_wait();
+            ended.expect("it is a child").is_some()
+        });
+        self.read_log();
         self.process.ended()
     }
 
@@ -431,6 +460,9 @@ impl Process {
         let writer = log.clone();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                while writer.is_unread.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 // A line that is no JSON, such as a panic's, is kept as a text.
                 writer.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
             }
@@ -452,6 +484,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.log.is_unread.store(false, Ordering::Release);
         // Errors say that it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();

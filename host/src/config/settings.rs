@@ -60,8 +60,10 @@ pub struct Limits {
     pub timeout_ms: u64,
     /// How many requests one extension may have in hand at once; then 503.
     pub concurrency_max: usize,
-    /// How many threads serve blocking routes.
+    /// How many threads serve blocking routes, all of the process together.
     pub blocking_threads: usize,
+    /// How many of those one extension may have at once; 0: half of them.
+    pub blocking_threads_each: usize,
     /// How many connections each worker keeps open.
     pub connections_max: usize,
     /// How long an idle connection is kept open.
@@ -227,6 +229,7 @@ impl Default for Limits {
             timeout_ms: 60_000,
             concurrency_max: 10_000,
             blocking_threads: 64,
+            blocking_threads_each: 0,
             connections_max: 25_000,
             // Longer than the minute after which common load balancers close, so that it is they who close.
             keep_alive_ms: 75_000,
@@ -246,6 +249,19 @@ impl Default for Quarantine {
             crashes: 3,
             window_ms: 600_000,
         }
+    }
+}
+
+impl Limits {
+    /// How many threads for blocking routes an extension has at most. It may ask for fewer than the operator gives each, not for
+    /// more: they are everybody's.
+    pub fn blocking_share(&self, wanted: Option<usize>) -> usize {
+        let all = self.blocking_threads.max(1);
+        let each = match self.blocking_threads_each {
+            0 => all.div_ceil(2),
+            each => each.min(all),
+        };
+        wanted.map_or(each, |wanted| wanted.clamp(1, each))
     }
 }
 

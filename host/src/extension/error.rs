@@ -715,8 +715,8 @@ pub enum ManifestError {
     VariableTwice(String),
     /// `fetch.allow` names a variable that is not declared.
     AllowUndeclared(String),
-    /// `concurrency_max` is 0.
-    NoConcurrency,
+    /// A limit of this name is 0.
+    ZeroLimit(&'static str),
     /// It is larger than any manifest should be.
     TooLarge {
         /// The largest size, in bytes.
@@ -749,8 +749,11 @@ impl fmt::Display for ManifestError {
                     "\"${name}\" under [fetch] is not declared; add {name:?} to required or optional under [env]"
                 )
             }
-            ManifestError::NoConcurrency => {
-                f.write_str("concurrency_max = 0 would refuse every request; set it to 1 or more")
+            ManifestError::ZeroLimit(name) => {
+                write!(
+                    f,
+                    "{name} = 0 would refuse every request; set it to 1 or more"
+                )
             }
             ManifestError::TooLarge { bytes_max } => write!(f, "larger than {bytes_max} bytes"),
             ManifestError::NotText => f.write_str("not UTF-8"),

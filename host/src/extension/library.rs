@@ -41,18 +41,28 @@ pub fn mapped() -> u64 {
 
 /// Whether a library is being opened. Says so, once, where that takes longer than `timeout`: for nothing can be done about it.
 pub fn is_opening(timeout: Duration) -> bool {
+    stuck(timeout);
+    OPENING
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_some()
+}
+
+/// The library whose initialisers have not returned for longer than `timeout`, if there is one. Says so, once.
+pub fn stuck(timeout: Duration) -> Option<PathBuf> {
     let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(opening) = &mut *opening else {
-        return false;
-    };
-    if opening.since.elapsed() >= timeout && !std::mem::replace(&mut opening.is_logged, true) {
+    let opening = opening.as_mut()?;
+    if opening.since.elapsed() < timeout {
+        return None;
+    }
+    if !std::mem::replace(&mut opening.is_logged, true) {
         log::event(
             Level::Error,
             "the initialisers of a library do not return, and nothing else is loaded until they do; if they never will, remove that extension and start the host again",
             &[("library", &opening.library.display())],
         );
     }
-    true
+    Some(opening.library.clone())
 }
 
 fn opening(library: Option<&Path>) {

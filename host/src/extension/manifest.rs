@@ -104,6 +104,8 @@ pub struct Limits {
     pub body_bytes_max: Option<u64>,
     /// How many requests it may have in hand at once.
     pub concurrency_max: Option<usize>,
+    /// How many threads its blocking routes may have at once; not more than the host's configuration gives an extension.
+    pub blocking_threads: Option<usize>,
 }
 
 /// What an extension sees of a request.
@@ -141,8 +143,14 @@ impl Manifest {
                 return Err(ManifestError::AllowUndeclared(name.clone()));
             }
         }
-        if manifest.limits.concurrency_max == Some(0) {
-            return Err(ManifestError::NoConcurrency);
+        let limits = [
+            ("concurrency_max", manifest.limits.concurrency_max),
+            ("blocking_threads", manifest.limits.blocking_threads),
+        ];
+        for (name, limit) in limits {
+            if limit == Some(0) {
+                return Err(ManifestError::ZeroLimit(name));
+            }
         }
         Ok(manifest)
     }
@@ -295,6 +303,7 @@ mod tests {
             timeout_ms = 1000
             body_bytes_max = "2mb"
             concurrency_max = 7
+            blocking_threads = 3
             [request]
             basic_auth = true
             "#,
@@ -305,7 +314,8 @@ mod tests {
             Limits {
                 timeout_ms: Some(1000),
                 body_bytes_max: Some(2 << 20),
-                concurrency_max: Some(7)
+                concurrency_max: Some(7),
+                blocking_threads: Some(3),
             }
         );
         assert!(manifest.env.declares("TWILIO_API_BASE") && !manifest.env.declares("SECRET"));
@@ -355,6 +365,7 @@ mod tests {
                 "expected \"https://api.twilio.com\" (line ",
             ),
             ("[limits]\nconcurrency_max = 0", "refuse every request"),
+            ("[limits]\nblocking_threads = 0", "refuse every request"),
             ("[limits]\nbody_bytes_max = \"1 parsec\"", "is no size"),
         ] {
             assert!(error(text).contains(part), "{}", error(text));

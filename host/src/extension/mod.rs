@@ -22,6 +22,7 @@ pub mod opened;
 mod pipeline;
 pub mod quarantine;
 pub mod registry;
+pub mod reload_thread;
 pub mod routes;
 pub mod trial;
 pub mod watcher;

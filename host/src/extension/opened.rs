@@ -132,6 +132,7 @@ impl Opened {
             .filter(|limit| !limit.is_zero()),
             body_bytes_max: limits.0.body_bytes_max.unwrap_or(limits.1.body_bytes_max),
             concurrency_max: limits.0.concurrency_max.unwrap_or(limits.1.concurrency_max),
+            blocking_threads: limits.1.blocking_share(limits.0.blocking_threads),
             context,
             manifest,
             path,

@@ -52,6 +52,8 @@ pub struct ThreadMark {
     inside: AtomicU64,
     /// Counts the times that an extension was entered.
     entry_count: AtomicU64,
+    /// Counts the times that a worker's loop went round although it had nothing to do, because it was asked to.
+    sign_count: AtomicU64,
     /// The id of the request that it works for.
     request: [AtomicU64; 2],
     /// The route of that request, a text of the page.
@@ -295,6 +297,16 @@ impl ThreadMark {
             self.inside.load(Ordering::Relaxed),
             self.entry_count.load(Ordering::Relaxed),
         )
+    }
+
+    /// Notes that the loop of the worker that this is of goes round.
+    pub fn give_sign_of_life(&self) {
+        self.sign_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many times it has noted that.
+    pub fn signs_of_life(&self) -> u64 {
+        self.sign_count.load(Ordering::Relaxed)
     }
 
     /// Which build the thread is in; 0: none.

@@ -6,11 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use super::crash_page::{CallMark, Inside, ThreadMark};
 use super::in_flight::InFlight;
 use super::inbox::Inbox;
 use super::workers::Workers;
+use crate::platform::process;
 
 thread_local! {
     static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
@@ -21,7 +23,6 @@ thread_local! {
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
 
 type Job = Box<dyn FnOnce(&'static Worker) + Send>;
-type Wake = Box<dyn Fn() + Send>;
 
 /// Calls what is due on a worker, or a part of it where others should get their turn; tells whether something is left.
 pub type CallDue = fn() -> bool;
@@ -47,7 +48,7 @@ pub struct Worker {
 #[derive(Clone)]
 pub struct Remote {
     number: u32,
-    inbox: Arc<Inbox<Job, Wake>>,
+    inbox: Arc<Inbox<Job, Waker>>,
 }
 
 impl Remote {
@@ -104,6 +105,7 @@ impl Worker {
         CURRENT.set(Some(worker));
         workers.add(remote, worker.mark);
         actix_rt::spawn(pump(worker));
+        actix_rt::spawn(look_again(worker));
         worker
     }
 
@@ -148,6 +150,18 @@ impl Worker {
         has_due
     }
 
+    /// Runs what other threads have left.
+    fn run_jobs(&'static self) {
+        for job in self.remote.inbox.take() {
+            job(self);
+        }
+    }
+
+    /// Notes that the loop goes round.
+    pub fn give_sign_of_life(&self) {
+        self.mark.give_sign_of_life();
+    }
+
     /// Whether the thread's loop is over: nothing new can be begun.
     pub fn is_ending(&self) -> bool {
         self.is_ending.get()
@@ -177,6 +191,9 @@ struct EndOfLoop(&'static Worker);
 impl Drop for EndOfLoop {
     fn drop(&mut self) {
         let worker = self.0;
+        if !worker.workers.may_end() {
+            process::end_broken("a worker has died; the process ends", &[]);
+        }
         worker.is_ending.set(true);
         while worker.call_due() {}
         for job in worker.remote.inbox.close() {
@@ -192,13 +209,10 @@ async fn pump(worker: &'static Worker) {
         if worker.pump.borrow().is_none() {
             let waker = cx.waker().clone();
             *worker.pump.borrow_mut() = Some(waker.clone());
-            let wake = Box::new(move || waker.wake_by_ref());
-            worker.remote.inbox.set_waker(wake);
+            worker.remote.inbox.set_waker(waker);
         }
         worker.is_pump_woken.set(true);
-        for job in worker.remote.inbox.take() {
-            job(worker);
-        }
+        worker.run_jobs();
         worker.call_due();
         worker.is_pump_woken.set(false);
         if worker.has_due.get() {
@@ -207,4 +221,17 @@ async fn pump(worker: &'static Worker) {
         Poll::<()>::Pending
     })
     .await;
+}
+
+/// Runs the jobs of other threads once a second, whether [`pump`] was woken or not. A thread of an extension that wakes it for the first
+/// time may wait for the system's loader in the middle of that, and then nobody else can wake it.
+async fn look_again(worker: &'static Worker) {
+    const EVERY: Duration = Duration::from_secs(1);
+    loop {
+        actix_rt::time::sleep(EVERY).await;
+        worker.run_jobs();
+        if worker.has_due.get() {
+            worker.note_due();
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! All workers of the host, as other threads see them: how to reach one, and whether one is inside an extension.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::crash_page::{ThreadMark, page};
@@ -19,6 +19,8 @@ pub struct Workers {
     texts: Mutex<HashMap<String, u32>>,
     /// How many workers were found blocked when somebody last looked.
     blocked: AtomicUsize,
+    /// None may end: whoever needs them all says so.
+    may_not_end: AtomicBool,
 }
 
 impl Workers {
@@ -67,6 +69,21 @@ impl Workers {
     /// Notes how many workers are blocked.
     pub fn set_blocked(&self, count: usize) {
         self.blocked.store(count, Ordering::Relaxed);
+    }
+
+    /// Asks each worker's loop to go round once.
+    pub fn ask_for_sign_of_life(&self) {
+        self.on_each(Worker::give_sign_of_life);
+    }
+
+    /// Whether a worker that ends takes the process with it: its connections would be lost, and nobody would say so.
+    pub fn keep_alive(&self, may_not_end: bool) {
+        self.may_not_end.store(may_not_end, Ordering::Release);
+    }
+
+    /// See [`keep_alive`](Self::keep_alive).
+    pub fn may_end(&self) -> bool {
+        !self.may_not_end.load(Ordering::Acquire)
     }
 
     /// Gives a build of the extension of that name its number: log lines about it find the name by that, and what is told of a

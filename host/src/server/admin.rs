@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use crate::extension::error::{LoadError, Reason};
 use crate::extension::library;
 use crate::extension::loaded::{Endpoint, Extension};
-use crate::extension::loader::{self, Scope};
 use crate::extension::registry::{FolderEntry, State};
+use crate::extension::reload_thread::ReloadError;
 use crate::http::body::Body;
 use crate::http::reply::{Refusal, errors, json_with, refuse, text};
 use crate::identity::Accountability;
 use crate::platform::error_chain::error_chain;
+use crate::platform::threads::COMPUTING;
 use crate::server::health;
 use crate::server::host::Host;
 
@@ -47,6 +48,13 @@ pub fn serve(
         }
         "/server/info" => on(method, &Method::GET, || info(host, who)),
         "/extensions" | "/extensions/" if who.admin => {
+            if matches!(*method, Method::GET | Method::HEAD) {
+                let host = host.clone();
+                return Some(Served::Soon(Box::pin(async move {
+                    compute_hashes(&host).await;
+                    extensions(&host)
+                })));
+            }
             on(method, &Method::GET, || extensions(host))
         }
         "/extensions" | "/extensions/" => refuse(&Refusal::Forbidden),
@@ -101,12 +109,20 @@ async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
     let Some((folder, wanted)) = meant else {
         return refuse(&Refusal::NotFound { path });
     };
-    let working = host.clone();
-    let refresh = move || loader::refresh(&working.catalog, &Scope::Id(&wanted));
-    let refreshed = actix_rt::task::spawn_blocking(refresh).await;
-    if !matches!(refreshed, Ok(Ok(_))) {
-        return refuse(&Refusal::Internal);
+    match host.reloads.refresh(Some(wanted)).await {
+        Ok(()) => {}
+        // It has been logged.
+        Err(ReloadError::Failed) => return refuse(&Refusal::Internal),
+        Err(waiting) => {
+            let message = waiting.to_string();
+            return errors(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &message,
+                "SERVICE_UNAVAILABLE",
+            );
+        }
     }
+    compute_hashes(&host).await;
     let registry = host.catalog.registry.load();
     match registry.entry(&folder) {
         None => refuse(&Refusal::NotFound { path }),
@@ -144,6 +160,23 @@ fn info(host: &Host, who: &Accountability) -> Response<Body> {
         data["libraries_mapped"] = library::mapped().into();
     }
     json_with(StatusCode::OK, &json!({"data": data}))
+}
+
+/// Has the hashes of libraries computed that nobody has asked for yet, off the workers. One look at a time: the next finds them.
+async fn compute_hashes(host: &Arc<Host>) {
+    let registry = host.catalog.registry.load_full();
+    let is_missing = |extension: &&Arc<Extension>| !extension.has_content_sha256();
+    if registry.loaded().find(is_missing).is_none() {
+        return;
+    }
+    let _one_at_a_time = host.hashing.lock().await;
+    let compute = move || {
+        for extension in registry.loaded() {
+            extension.content_sha256();
+        }
+    };
+    // Err: the system gives no thread, which has been logged; the answer goes without what is missing.
+    let _ = COMPUTING.run(compute).await;
 }
 
 fn extensions(host: &Host) -> Response<Body> {

@@ -417,6 +417,14 @@ impl Connections {
         self.changed.notify_one();
     }
 
+    /// Closes all, whatever is in flight on them.
+    pub fn close(&self) {
+        self.stop();
+        for connection in &*self.open.borrow() {
+            connection.signal(Directive::Close);
+        }
+    }
+
     fn add(&self, stream: TcpStream, peer: Option<SocketAddr>) -> Rc<Connection> {
         let mut open = self.open.borrow_mut();
         if open.is_empty() {

@@ -14,6 +14,7 @@ use futures_core::future::LocalBoxFuture;
 
 use super::access_log::AccessLine;
 use super::admin::{self, Served};
+use super::blocking::Turn;
 use super::server_worker::ServerWorker;
 use super::sign_in;
 use super::target::{below, path_len};
@@ -28,7 +29,7 @@ use crate::http::reply::{self, Refusal, refuse};
 use crate::http::request_id::RequestId;
 use crate::identity::answers::unauthorized;
 use crate::identity::{self, Accountability, Identified, redact};
-use crate::runtime::crash_page::{CallMark, ThreadMark};
+use crate::runtime::crash_page::CallMark;
 use crate::runtime::ffi_out;
 use crate::runtime::in_flight::Closed;
 use crate::runtime::worker::current;
@@ -324,35 +325,48 @@ async fn call_with_body(
     call_mark: CallMark,
 ) {
     let unseen = Unseen(request);
-    let collected = request.collect_body().await;
+    let prepared = prepare(worker, request, &extension, flags).await;
     std::mem::forget(unseen);
-    match collected {
-        Ok(()) if flags & EXT_ROUTE_BLOCKING != 0 => {
-            // Err: the host is stopping; the client's side then ends by itself.
-            let _ = actix_rt::task::spawn_blocking(move || {
-                let number = extension.context.in_flight.number;
-                let _entered = ThreadMark::of_this_thread().enter(number, call_mark);
-                extension.handle(data, request.to_abi());
-            })
-            .await;
+    let called = match prepared {
+        Ok(Some(turn)) => {
+            let threads = &worker.host.blocking;
+            let called = threads.call(turn, extension, (data, call_mark), request);
+            // The pool has logged that the system gives no thread.
+            called.map_err(|_| Refusal::Busy)
         }
-        Ok(()) => {
+        Ok(None) => {
             let in_flight = &extension.context.in_flight;
             let entered = worker.worker.enter(in_flight, call_mark);
             extension.handle(data, request.to_abi());
             drop(entered);
+            Ok(())
         }
-        // The client has left, or gets the host's answer to a body like that.
-        Err(status) => {
-            let refusal = if status == EXT_TOO_LARGE {
-                Refusal::ContentTooLarge
-            } else {
-                Refusal::BadBody
-            };
-            request.answer_instead(&refusal);
-            request.finish(worker.worker);
-        }
+        Err(refusal) => Err(refusal),
+    };
+    // Where the client has left, nobody reads it.
+    if let Err(refusal) = called {
+        request.answer_instead(&refusal);
+        request.finish(worker.worker);
     }
+}
+
+/// Waits for the request's body, and for a thread where the route says that it blocks.
+async fn prepare(
+    worker: &'static ServerWorker,
+    request: request::Handle,
+    extension: &Extension,
+    flags: u32,
+) -> Result<Option<Turn>, Refusal> {
+    let collected = request.collect_body().await;
+    collected.map_err(|status| match status {
+        EXT_TOO_LARGE => Refusal::ContentTooLarge,
+        _ => Refusal::BadBody,
+    })?;
+    if flags & EXT_ROUTE_BLOCKING == 0 {
+        return Ok(None);
+    }
+    let turn = worker.host.blocking.turn(extension).await;
+    turn.map(Some).ok_or(Refusal::Busy)
 }
 
 /// A request that the extension has not seen. Dropped when the worker ends, it is finished in the extension's place.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::blocking::BlockingThreads;
 use super::serve_error::ServeError;
 use crate::boundary::CALLBACKS;
 use crate::config::Config;
@@ -14,6 +15,7 @@ use crate::extension::changes;
 use crate::extension::copies::Copies;
 use crate::extension::loader::{self, Scope};
 use crate::extension::quarantine::Quarantine;
+use crate::extension::reload_thread::ReloadThread;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::handover::{Link, Quarantined};
@@ -28,6 +30,12 @@ pub struct Host {
     pub catalog: Arc<Catalog>,
     /// To the supervisor, where there is one.
     pub link: Option<Arc<Link>>,
+    /// The threads for routes that block.
+    pub blocking: BlockingThreads,
+    /// Who brings the extensions in line while the host serves.
+    pub reloads: ReloadThread,
+    /// Held while hashes of libraries are computed.
+    pub hashing: tokio::sync::Mutex<()>,
     /// When the host started.
     pub started: Instant,
     /// The host was told to end.
@@ -60,6 +68,9 @@ impl Host {
         let quarantine = Quarantine::new(quarantined, link.clone());
         let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies, quarantine);
         Ok(Arc::new(Self {
+            blocking: BlockingThreads::new(config.limits.blocking_threads),
+            reloads: ReloadThread::default(),
+            hashing: tokio::sync::Mutex::default(),
             config,
             authority,
             catalog: catalog.map_err(ServeError::Copies)?,
@@ -91,5 +102,6 @@ impl Host {
         // First: no extension uses it, and one may never come back from its hook.
         self.authority.close();
         self.catalog.end();
+        self.blocking.end();
     }
 }

@@ -2,7 +2,7 @@
 
 mod access_log;
 pub mod admin;
-pub mod blocked_watch;
+mod blocking;
 mod connection;
 pub mod dispatch;
 mod health;
@@ -11,9 +11,12 @@ mod serve;
 mod serve_error;
 pub mod server_worker;
 mod service;
+mod shutdown;
 pub mod sign_in;
 mod target;
+mod watch;
 
 pub use self::host::{Host, Supervision};
 pub use self::serve::{run, run_until};
 pub use self::serve_error::ServeError;
+pub use self::shutdown::Ended;

@@ -25,6 +25,7 @@ use crate::identity::{Accountability, AuthError, Authority, Denial as Denied};
 use crate::platform::error_chain::error_chain;
 use crate::platform::log::{self, Level};
 use crate::platform::log_limit;
+use crate::platform::threads::COMPUTING;
 use crate::server::admin;
 use crate::server::server_worker::ServerWorker;
 use crate::store::sessions::Refreshed;
@@ -188,11 +189,11 @@ impl SignIn<'_> {
         let Ok(Ok(_permit)) = permit else {
             return Err(Problem::Denied(Denied::Unavailable));
         };
-        let checked =
-            actix_rt::task::spawn_blocking(move || password::verify(&password, hash.as_deref()));
+        let checked = COMPUTING.run(move || password::verify(&password, hash.as_deref()));
+        // The pool has logged that the system gives no thread.
         checked
             .await
-            .map_err(|_| Problem::Failed("checking a password failed".to_owned()))
+            .map_err(|_| Problem::Denied(Denied::Unavailable))
     }
 
     /// The session that a request is about, and how its tokens travel.

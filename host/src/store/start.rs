@@ -5,6 +5,7 @@ use super::error::StoreError;
 use super::roles::Role;
 use super::values::{new_id, random_text};
 use super::{password, roles, tokens, users};
+use crate::platform::threads::COMPUTING;
 
 /// The address of the administrator where ADMIN_EMAIL is not set.
 const ADMIN_EMAIL: &str = "admin@example.com";
@@ -53,7 +54,8 @@ impl Db {
         };
         let text = wanted.password.as_ref().or(generated.as_ref()).cloned();
         let text = text.ok_or(StoreError::Password)?;
-        let hash = tokio::task::spawn_blocking(move || password::hash(&text))
+        let hash = COMPUTING
+            .run(move || password::hash(&text))
             .await
             .unwrap_or(Err(StoreError::Gone))?;
         let role = Role {

@@ -16,6 +16,8 @@ use super::error::{STEP_TIMEOUT, StoreError};
 use super::file::beside;
 use super::opening;
 use super::probe::Health;
+use crate::platform::process::EndsWithThread;
+use crate::platform::thread_locals::touch_thread_locals;
 
 /// How long closing may take: a host that was told to end must end. What SQLite's log still holds stays there, for the next start.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,6 +61,8 @@ impl Store {
         let (sender, receiver) = std::sync::mpsc::channel();
         let at = url.clone();
         let run = move || {
+            let _ends = EndsWithThread;
+            touch_thread_locals();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();

@@ -3,7 +3,8 @@
 //! TLS is done here and not by awc, so that the certificate roots are read when they are first needed.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -19,6 +20,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls;
 
+use crate::platform::threads::RESOLVING;
+
 /// How long it is believed that the system's certificate roots cannot be read.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -28,7 +31,7 @@ pub struct Connector {
     /// Whether connections are encrypted.
     pub is_tls: bool,
     /// Where every connection goes in place of its target, unencrypted.
-    pub stand_in: Option<std::net::SocketAddr>,
+    pub stand_in: Option<SocketAddr>,
 }
 
 /// A failed handshake, wrapped in an [`io::Error`] on its way through awc.
@@ -63,11 +66,7 @@ impl Service<ConnectInfo<Uri>> for Connector {
                 .trim_start_matches('[')
                 .trim_end_matches(']')
                 .to_owned();
-            let addresses = tokio::net::lookup_host((host.as_str(), info.port()));
-            let addresses: Vec<_> = addresses
-                .await
-                .map_err(|cause| ConnectError::Resolver(Box::new(cause)))?
-                .collect();
+            let addresses = look_up(host.clone(), info.port()).await?;
             if addresses.is_empty() {
                 return Err(ConnectError::NoRecords);
             }
@@ -84,6 +83,30 @@ impl Service<ConnectInfo<Uri>> for Connector {
             Ok(Connection::new(info.request().clone(), stream))
         })
     }
+}
+
+/// Asks the system for the addresses of a host, on a thread that may wait for other machines.
+async fn look_up(host: String, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let found = RESOLVING.run(move || (host, port).to_socket_addrs().map(Vec::from_iter));
+    match found.await {
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(cause)) => Err(ConnectError::Resolver(Box::new(cause))),
+        Err(cause) => Err(ConnectError::Resolver(Box::new(cause))),
+    }
+}
+
+/// Connects to a listener of the host's own, asks for nothing, and waits until it has been accepted and closed. Blocks.
+///
+/// # Errors
+/// Where that does not happen in time.
+pub fn knock(listener: SocketAddr, timeout: Duration) -> io::Result<()> {
+    let mut stream = std::net::TcpStream::connect_timeout(&listener, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
 async fn handshake(host: String, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {

@@ -5,7 +5,7 @@ pub mod body;
 mod call;
 mod call_error;
 mod client;
-mod connect;
+pub mod connect;
 mod decoding;
 // These three are public for the fuzz targets alone, which read answers from memory.
 #[doc(hidden)]
