@@ -79,5 +79,6 @@ impl Host {
     /// Stops and destroys all extensions, when no request is served any more, and tidies up.
     pub fn end(&self) {
         self.catalog.end();
+        self.blocking.end();
     }
 }
