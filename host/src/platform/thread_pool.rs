@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// See the module's text. Its threads end some time after the drop.
+/// See the module's text. The drop ends its threads.
 pub struct ThreadPool(Arc<Shared>);
 
 struct Shared {
@@ -37,7 +37,7 @@ struct State {
     kept: usize,
     /// The system gave no thread the last time.
     is_refused: bool,
-    /// The pool has been dropped.
+    /// Nobody has work for it any more.
     is_over: bool,
 }
 
@@ -77,6 +77,12 @@ impl ThreadPool {
         Ok(())
     }
 
+    /// Has its threads end as soon as they have nothing to do.
+    pub fn end(&self) {
+        self.0.lock().is_over = true;
+        self.0.has_work.notify_all();
+    }
+
     /// Has a thread do a job, as soon as one is free.
     ///
     /// # Errors
@@ -111,8 +117,7 @@ impl ThreadPool {
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
-        self.0.lock().is_over = true;
-        self.0.has_work.notify_all();
+        self.end();
     }
 }
 

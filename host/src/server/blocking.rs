@@ -91,6 +91,11 @@ impl BlockingThreads {
         })
     }
 
+    /// Has the threads end that are in no call.
+    pub fn end(&self) {
+        self.pool.end();
+    }
+
     /// Writes which extensions' calls were refused since the last time.
     pub fn report_refused(&self) {
         let mut refused: Vec<(Arc<str>, usize, u64)> = Vec::new();
