@@ -116,6 +116,7 @@ caught! {
     one_that_releases_twice_is_caught: "releases-once"
     one_that_forgets_a_fetch_is_caught: "ends-fetched"
     one_that_leaves_a_thread_is_caught: "ends-threads"
+    one_whose_builds_share_statics_is_caught: "own-statics"
     one_that_wears_out_is_caught: "serves-on"
     one_that_starts_timers_is_caught: "leaves-timers"
     one_that_changes_the_umask_is_caught: "leaves-umask"

@@ -26,6 +26,8 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// See [`Config::workers`].
     pub workers: Option<usize>,
+    /// See [`Config::supervise`].
+    pub supervise: Option<bool>,
     /// See [`Config::extensions_path`].
     pub extensions_path: Option<PathBuf>,
     /// See [`Config::must_load`].
@@ -138,6 +140,7 @@ impl Config {
         overwrite(&mut self.host, overrides.host.clone());
         overwrite(&mut self.port, overrides.port);
         overwrite(&mut self.workers, overrides.workers);
+        overwrite(&mut self.supervise, overrides.supervise);
         overwrite(&mut self.extensions_path, overrides.extensions_path.clone());
         overwrite(&mut self.must_load, overrides.must_load);
         overwrite(&mut self.auto_reload, overrides.auto_reload);

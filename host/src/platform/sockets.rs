@@ -9,7 +9,7 @@ pub struct TcpSocket {
     /// The other side's port; 0 where there is none.
     pub peer_port: u16,
     /// Whether it takes connections.
-    is_listening: bool,
+    pub is_listening: bool,
     inode: String,
 }
 

@@ -53,6 +53,8 @@ pub enum Rule {
     EndsFetched,
     /// Threads end with `stop`.
     EndsThreads,
+    /// Builds share no statics.
+    OwnStatics,
     /// What was served once is served later.
     ServesOn,
     /// How signals are taken stays as it was.
@@ -91,7 +93,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::DoesNotCrash,
         Self::DoesNotPanic,
         Self::DoesNotBlock,
@@ -112,6 +114,7 @@ impl Rule {
         Self::ReleasesOnce,
         Self::EndsFetched,
         Self::EndsThreads,
+        Self::OwnStatics,
         Self::ServesOn,
         Self::LeavesSignals,
         Self::LeavesTimers,
@@ -247,6 +250,11 @@ impl Rule {
                 "ends-threads",
                 "starts threads of its own; all have ended when `stop` returns",
                 "tell each thread to end in `stop`, and join it there",
+            ),
+            Self::OwnStatics => (
+                "own-statics",
+                "Each build that is loaded has its own statics.",
+                "build it with -fno-gnu-unique (GCC), so that a new build does not work on the statics of the one before it",
             ),
             Self::ServesOn => (
                 "serves-on",

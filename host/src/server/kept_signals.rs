@@ -4,36 +4,39 @@ use std::io;
 
 use tokio::signal::unix::SignalKind;
 
+use crate::platform::child::signal_name;
 use crate::platform::log::{self, Level};
 use crate::platform::process::{self, Disposition};
+use crate::runtime::fatal_signals;
 
 /// How the host takes signals.
-pub struct KeptSignals(Vec<(&'static str, i32, Disposition)>);
+pub struct KeptSignals(Vec<(i32, Disposition)>);
 
 impl KeptSignals {
-    /// Keeps how the signals are taken now, when the host has begun to await them. A broken pipe is always to be an error of a
-    /// write.
+    /// Keeps how the signals are taken now, when the host has begun to await them: those that tell it what to do, and those whose
+    /// faults it notes for its supervisor. A broken pipe is always to be an error of a write.
     ///
     /// # Errors
     /// Where the system does not let a signal be ignored.
     pub fn now() -> io::Result<Self> {
-        process::ignore(SignalKind::pipe().as_raw_value())?;
-        let signals = [
-            ("SIGTERM", SignalKind::terminate()),
-            ("SIGINT", SignalKind::interrupt()),
-            ("SIGHUP", SignalKind::hangup()),
-            ("SIGPIPE", SignalKind::pipe()),
+        let pipe = SignalKind::pipe();
+        process::ignore(pipe.as_raw_value())?;
+        let awaited = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+            pipe,
         ];
-        let kept = signals.into_iter().filter_map(|(name, kind)| {
+        let awaited = awaited.into_iter().filter_map(|kind| {
             let signal = kind.as_raw_value();
-            Some((name, signal, Disposition::of(signal)?))
+            Some((signal, Disposition::of(signal)?))
         });
-        Ok(Self(kept.collect()))
+        Ok(Self(awaited.chain(fatal_signals::installed()).collect()))
     }
 
     /// Sets back what an extension has changed, and says so.
     pub fn restore(&self) {
-        for (name, signal, kept) in &self.0 {
+        for (signal, kept) in &self.0 {
             let Some(now) = Disposition::of(*signal) else {
                 continue;
             };
@@ -42,7 +45,7 @@ impl KeptSignals {
                 log::event(
                     Level::Warn,
                     "an extension changed how the process takes a signal, which has been set back; `extension-host check` tells which extension does",
-                    &[("signal", name), ("was", &now)],
+                    &[("signal", &signal_name(*signal)), ("was", &now)],
                 );
             }
         }

@@ -54,13 +54,13 @@ impl DatabaseUrl {
         }
     }
 
-    /// The options to connect; with `writable`, a missing file is made.
+    /// The options to connect. A file that is missing is not made.
     pub(super) fn options(&self, writable: bool) -> Result<AnyConnectOptions, StoreError> {
         let url = match self {
             DatabaseUrl::Postgres(url) => url.clone(),
             DatabaseUrl::File(path) => {
                 let path = path.to_str().ok_or(StoreError::Url)?;
-                let mode = if writable { "rwc" } else { "ro" };
+                let mode = if writable { "rw" } else { "ro" };
                 let path = utf8_percent_encode(path, SPECIAL);
                 format!("sqlite:{path}?mode={mode}")
             }

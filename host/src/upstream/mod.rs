@@ -6,6 +6,7 @@ mod call;
 mod call_error;
 mod client;
 pub mod connect;
+mod decoding;
 // These three are public for the fuzz targets alone, which read answers from memory.
 #[doc(hidden)]
 pub mod exchange;

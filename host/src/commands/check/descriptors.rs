@@ -50,14 +50,24 @@ impl Descriptors {
         self.note_inheritable(&self.of_extension.clone());
     }
 
-    /// Before the first request: what is new is the host's. Files are left out: a thread that starts reads one for a moment.
-    pub fn before_serving(&mut self) {
+    /// Before the first request: what is new is the host's. Files are left out: a thread that starts reads one for a moment. So are
+    /// connections to the port that the host serves on: it makes one to see whether it serves.
+    pub fn before_serving(&mut self, port: u16) {
+        let before = open_files();
+        let mut connections = sockets::tcp_sockets();
+        connections.retain(|it| !it.is_listening && (it.port == port || it.peer_port == port));
+        let connections: HashSet<String> = connections.iter().map(TcpSocket::link).collect();
         let mut now = open_files();
         now.retain(|number, open| {
-            let is_lasting = ["socket:", "pipe:", "anon_inode:"]
-                .iter()
-                .any(|kind| open.target.starts_with(kind));
+            // One that is open before and after has been open when the connections were listed.
+            let is_lasting =
+                before.get(number) == Some(open) && !connections.contains(&open.target);
             is_lasting && self.of_extension.get(number) != Some(open)
+        });
+        now.retain(|_, open| {
+            ["socket:", "pipe:", "anon_inode:"]
+                .iter()
+                .any(|kind| open.target.starts_with(kind))
         });
         self.of_host.extend(now);
     }

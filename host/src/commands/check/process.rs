@@ -1,12 +1,9 @@
 //! The process that serves the extension, as the process that checks sees it: how it is started, given orders, and how it ends.
 
-use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,6 +12,7 @@ use super::options::CheckOptions;
 use super::processes;
 use super::protocol::{Order, Serving, SubjectMessage};
 use super::stand_in::StandIn;
+use crate::platform::child::{self, StderrTail, how};
 use crate::platform::scratch;
 
 /// How long the process may take until its next message, before it counts as hung.
@@ -146,8 +144,7 @@ impl Subject {
 /// The process, and what it writes. With a drop it is ended, and so is what the extension has started in it.
 struct Process {
     child: Child,
-    /// The end of what it wrote to stderr.
-    tail: Arc<Mutex<VecDeque<String>>>,
+    tail: StderrTail,
     /// Reads what it prints.
     stdout: Option<JoinHandle<String>>,
 }
@@ -160,7 +157,7 @@ impl Process {
     ) -> std::io::Result<Self> {
         // Processes whose parent ends become this one's children, so that none is left.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(child::this_program()?)
             .args(&options.files)
             .arg("check-subject")
             .arg(options.folder)
@@ -170,7 +167,7 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let tail = tail(child.stderr.take(), options.log);
+        let tail = StderrTail::of(child.stderr.take(), options.log);
         let (stdout, is_shown) = (child.stdout.take(), options.log);
         let stdout = stdout.map(|stdout| thread::spawn(move || first_line(stdout, is_shown)));
         Ok(Self {
@@ -182,25 +179,12 @@ impl Process {
 
     /// See [`Subject::ended`].
     fn ended(&mut self) -> Option<ExitStatus> {
-        let until = Instant::now() + END_TIMEOUT;
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-                _ => return None,
-            }
-        }
+        child::wait(&mut self.child, END_TIMEOUT)
     }
 
     /// See [`Subject::last_words`].
     fn last_words(&self, status: ExitStatus) -> String {
-        // What it wrote last may still be on its way through the pipe.
-        thread::sleep(Duration::from_millis(50));
-        let kept = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        match kept.back() {
-            Some(line) => format!("{}; the last line on stderr: {line}", how(status)),
-            None => how(status),
-        }
+        self.tail.last_words(&how(status))
     }
 
     /// See [`Subject::end_rest`].
@@ -238,52 +222,4 @@ fn receive(messages: &mut impl BufRead) -> Option<SubjectMessage> {
     let mut line = String::new();
     messages.read_line(&mut line).ok()?;
     serde_json::from_str(&line).ok()
-}
-
-/// Keeps the last lines that a process writes to stderr, and prints them if `is_shown`.
-fn tail(
-    stderr: Option<impl Read + Send + 'static>,
-    is_shown: bool,
-) -> Arc<Mutex<VecDeque<String>>> {
-    const LINES_KEPT: usize = 8;
-    let tail = Arc::new(Mutex::new(VecDeque::new()));
-    let kept = tail.clone();
-    if let Some(stderr) = stderr {
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                if is_shown {
-                    eprintln!("{line}");
-                }
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.len() == LINES_KEPT {
-                    kept.pop_front();
-                }
-                kept.push_back(line);
-            }
-        });
-    }
-    tail
-}
-
-/// How a process ended, for people.
-fn how(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(signal) => {
-            let name = match signal {
-                4 => "SIGILL",
-                6 => "SIGABRT",
-                7 => "SIGBUS",
-                8 => "SIGFPE",
-                9 => "SIGKILL",
-                11 => "SIGSEGV",
-                _ => "a signal",
-            };
-            format!("the process was ended by {name} ({signal})")
-        }
-        None => format!(
-            "the process ended itself with exit code {}",
-            status.code().unwrap_or_default()
-        ),
-    }
 }

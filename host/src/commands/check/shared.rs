@@ -53,10 +53,10 @@ impl Shared {
         self.descriptors.compare_loaded();
     }
 
-    /// Looks at what the host has changed and opened to serve, before the first request.
-    pub fn before_serving(&mut self) {
+    /// Looks at what the host has changed and opened to serve on this port, before the first request.
+    pub fn before_serving(&mut self, port: u16) {
         self.process = process_facts();
-        self.descriptors.before_serving();
+        self.descriptors.before_serving(port);
     }
 
     /// [`compare`](Self::compare) while the extension is served.

@@ -31,10 +31,12 @@ use crate::extension::registry::Registry;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
+use crate::platform::listen;
 use crate::platform::log::{self, Level};
 use crate::platform::process;
 use crate::runtime::contract_checks::{self, Rule};
-use crate::server::{self, Host};
+use crate::runtime::crash_page::ThreadMark;
+use crate::server::{self, Host, Supervision};
 use crate::store::random_text;
 
 /// How long a request may wait for its answer here: a check must not wait a minute for each answer that never comes.
@@ -79,7 +81,13 @@ pub fn run(
     config.limits.shutdown_timeout_ms = 1_000;
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, env, authority, Copies::temporary)?;
+    let host = Host::new(
+        config,
+        env,
+        authority,
+        Copies::temporary,
+        Supervision::default(),
+    )?;
     let orders = read_orders(orders, host.clone())?;
     take_signals();
     shared::compare_thread("nobody");
@@ -98,6 +106,7 @@ pub fn run(
     };
     let served_on = AtomicU16::new(0);
     let (announce, announced) = mpsc::channel();
+    let listeners = listen::open(&host.config.host, host.config.port)?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let serving = |addresses: &[SocketAddr]| {
         let Some(address) = addresses.first() else {
@@ -121,7 +130,7 @@ pub fn run(
             if let Ok(serving) = announced.recv() {
                 wait_for_workers(&host);
                 compare_workers(&host, Instant::now() + SETTLED_WITHIN);
-                lock(&shared).before_serving();
+                lock(&shared).before_serving(serving.address.port());
                 // Err: the parent is gone, and with it this process.
                 let _ = parent.send(&SubjectMessage::Serving(serving));
             }
@@ -135,7 +144,12 @@ pub fn run(
         // Err: the thread that reads orders has ended, which means the same.
         let _ = stopped.await;
     };
-    actix_rt::System::new().block_on(server::run_until(host.clone(), serving, ordered_to_stop))?;
+    actix_rt::System::new().block_on(server::run_until(
+        host.clone(),
+        listeners,
+        serving,
+        ordered_to_stop,
+    ))?;
     host.end();
     watch.end();
     // The thread does nothing that could panic.
@@ -192,7 +206,7 @@ fn read_orders(
         }
         host.catalog.copies.end();
         processes::end_children();
-        process::end_at_once(1);
+        process::force_end(process::FAILED);
     };
     thread::Builder::new().name(READER.to_owned()).spawn(read)?;
     // While the system's loader is inside an initialiser that hangs, no thread gets as far as its first line.
@@ -249,6 +263,7 @@ fn load(
         checked,
         &host.catalog.env.load(),
         &host.catalog.workers,
+        0,
     )?;
     shared::compare_thread("an initialiser of the library");
     shared::is_inherited();
@@ -390,7 +405,8 @@ impl Watch {
             while !end.load(Ordering::Relaxed) {
                 let now = Instant::now();
                 let mut are_stuck = true;
-                for (number, beat) in host.catalog.workers.markers().into_iter().enumerate() {
+                let marks = host.catalog.workers.marks();
+                for (number, beat) in marks.into_iter().map(ThreadMark::read).enumerate() {
                     if turns.len() <= number {
                         turns.push((beat, now, false));
                     }
