@@ -555,7 +555,7 @@ mod tests {
             route: Some("GET /a/:id".into()),
             request: Some("0123456789abcdef".into()),
         };
-        assert_eq!(read.inside(), [place.clone()]);
+        assert_eq!(read.inside(), std::slice::from_ref(&place));
         written
             .fault
             .note(11, true, Some(&written.threads[4]), build);
