@@ -975,7 +975,7 @@ fn a_host_serves_on_where_the_initialisers_of_a_reloaded_library_never_return() 
     let library = broken(&[&define]);
     let failing = Extension::rust("directus-extension-failing", "handlers_that_fail");
     let host = plan
-        .config("[limits]\ncreate_timeout_ms = 500\nshutdown_timeout_ms = 500")
+        .config("trial_load = false\n[limits]\ncreate_timeout_ms = 500\nshutdown_timeout_ms = 500")
         .extensions(&[&library, &failing, &Extension::good()])
         .start();
     add_user(host.folder(), "anna@example.com", "");
@@ -1042,7 +1042,7 @@ fn a_host_serves_on_where_the_initialisers_of_a_reloaded_library_never_return() 
 
 #[test]
 fn an_initialiser_that_returns_late_is_reloaded_late() {
-    let plan = Host::plan().config("[limits]\ncreate_timeout_ms = 200");
+    let plan = Host::plan().config("trial_load = false\n[limits]\ncreate_timeout_ms = 200");
     let flag = plan.folder().join("hang");
     let define = format!("INITIALISER_HANGS_IF=\"{}\"", flag.display());
     let host = plan.extensions(&[&broken(&[&define])]).start();

@@ -1,6 +1,6 @@
 //! The log: one line per event on stderr, for people (`pretty`) or for programs (`json`).
 //!
-//! A line is built in memory and written whole, so that lines of several threads never mix: see [`log_writer`](super::log_writer). Whatever comes from
+//! A line is built in memory and written whole, so that lines of several threads never mix: see [`super::log_writer`]. Whatever comes from
 //! outside is escaped: no value can forge a second line or move the cursor. A closed stderr loses lines, nothing else.
 //! Third-party crates report through the `log` facade and are heard from `warn` up, or wholly at level `trace`.
 

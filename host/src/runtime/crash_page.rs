@@ -106,7 +106,7 @@ pub struct Noted {
 pub struct CallMark {
     /// The request's id; zeros: none.
     pub request: [u8; 16],
-    /// See [`CrashPage::intern`].
+    /// See [`CrashPage::add_text`].
     pub route: u32,
 }
 
