@@ -73,24 +73,6 @@ fn an_extension_that_changes_the_process_keeps_nobody_from_signing_in_reloading_
     assert_eq!(host.stop().code, Some(0));
 }
 
-#[test]
-fn a_crash_is_blamed_on_its_extension_although_another_has_taken_the_signal() {
-    let crasher = Extension::c("directus-extension-crasher", "crasher.c", &[]);
-    let host = Host::plan()
-        .supervised()
-        .extensions(&[&changing(), &crasher])
-        .start();
-    host.logged("SIGSEGV is set back", |line| {
-        line["message"] == RESTORED && line["signal"] == "SIGSEGV"
-    });
-    let mut client = host.connect();
-    // On a thread of the extension's own: only who takes the signal knows whose code that runs.
-    client.send("GET /crasher/thread HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(client.ends(), "nobody answers");
-    let crash = host.said("the server has crashed, and is started anew");
-    assert_eq!(crash["extension"], "directus-extension-crasher", "{crash}");
-}
-
 /// The modes of all copies of libraries.
 fn copies_modes(folder: &Path) -> Vec<u32> {
     let entries = |path: &Path| {

@@ -357,7 +357,7 @@ fn a_server_that_crashes_in_its_start_again_and_again_is_started_less_often() {
 }
 
 #[test]
-fn an_extension_that_crashes_when_it_is_loaded_is_left_out_and_the_others_are_served() {
+fn one_that_crashes_when_it_is_loaded_is_left_out_and_the_others_are_served() {
     for define in ["IN_CREATE", "IN_INITIALISER"] {
         let crasher = Extension::c("directus-extension-crasher", "crasher.c", &[define]);
         // With a trial it is refused before; without one it ends the server, until it is left out.

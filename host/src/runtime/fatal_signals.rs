@@ -9,12 +9,10 @@
 )]
 
 use std::ffi::{c_int, c_void};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, ptr};
 
 use super::crash_page::{ThreadMark, page, page_if_made};
-use crate::platform::process::Disposition;
 
 /// What a process ends by that has made a mistake.
 const FATAL: [c_int; 7] = [
@@ -30,8 +28,6 @@ const FATAL: [c_int; 7] = [
 /// A fault that near to the end of the stack is the stack's: where a function makes room, it first touches that.
 const NEAR_STACK_BYTES: usize = 64 << 10;
 
-/// How the process takes them since the handler was installed.
-static INSTALLED: OnceLock<Vec<(c_int, Disposition)>> = OnceLock::new();
 /// The host ends, and has meant to.
 static IS_MEANT: AtomicBool = AtomicBool::new(false);
 
@@ -56,14 +52,7 @@ pub fn install() -> io::Result<()> {
     if unsafe { libc::atexit(on_exit) } != 0 {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    let disposition = |signal: c_int| Some((signal, Disposition::of(signal)?));
-    INSTALLED.get_or_init(|| FATAL.into_iter().filter_map(disposition).collect());
     Ok(())
-}
-
-/// The signals whose faults are noted in this process, and how it takes them for that.
-pub fn installed() -> impl Iterator<Item = (c_int, Disposition)> {
-    INSTALLED.get().into_iter().flatten().copied()
 }
 
 /// Says that the host ends by its own will.

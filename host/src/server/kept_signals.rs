@@ -7,14 +7,13 @@ use tokio::signal::unix::SignalKind;
 use crate::platform::child::signal_name;
 use crate::platform::log::{self, Level};
 use crate::platform::process::{self, Disposition};
-use crate::runtime::fatal_signals;
 
 /// How the host takes signals.
 pub struct KeptSignals(Vec<(i32, Disposition)>);
 
 impl KeptSignals {
-    /// Keeps how the signals are taken now, when the host has begun to await them: those that tell it what to do, and those whose
-    /// faults it notes for its supervisor. A broken pipe is always to be an error of a write.
+    /// Keeps how the signals are taken now, when the host has begun to await them. A broken pipe is always to be an error of a
+    /// write. The signals of faults are not among them: a runtime that handles its own, such as Go's, passes on what is not.
     ///
     /// # Errors
     /// Where the system does not let a signal be ignored.
@@ -31,7 +30,7 @@ impl KeptSignals {
             let signal = kind.as_raw_value();
             Some((signal, Disposition::of(signal)?))
         });
-        Ok(Self(awaited.chain(fatal_signals::installed()).collect()))
+        Ok(Self(awaited.collect()))
     }
 
     /// Sets back what an extension has changed, and says so.
