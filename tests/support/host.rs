@@ -203,15 +203,22 @@ impl Host {
         self.process.child.id()
     }
 
-    /// The processes of its servers, where it is supervised.
+    /// The processes of its servers, where it is supervised, the youngest last. Not by `children` of /proc, which may leave one out
+    /// while another comes or goes.
     pub fn servers(&self) -> Vec<u32> {
-        let pid = self.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.expect("the supervisor runs");
-        children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect()
+        let parent = self.pid().to_string();
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let of_host = processes.filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // Behind the name, which may hold anything: state, parent, group, session, terminal, …, and when it started.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+            let started = (fields.next()? == parent).then(|| fields.nth(17))??;
+            Some((started.parse::<u64>().ok()?, pid))
+        });
+        let mut servers: Vec<(u64, u32)> = of_host.collect();
+        servers.sort_unstable();
+        servers.into_iter().map(|(_, pid)| pid).collect()
     }
 
     /// The process of its server, where it is supervised and has one: that which its commands know.
