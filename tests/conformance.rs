@@ -1,10 +1,13 @@
 //! `extension-host check`: what is sound passes, and each rule has an extension that breaks it and is caught.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::Value;
 
-use crate::support::{Extension, built};
+use crate::support::{DEADLINE, Extension, built};
 
 /// What a check came to.
 struct Checked {
@@ -27,6 +30,7 @@ fn check(extension: &Extension, variables: &[(&str, &str)]) -> Checked {
         .output()
         .expect("the host runs");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(left_in(scratch.path()), [""; 0]);
     Checked {
         code: output.status.code(),
         report: serde_json::from_slice(&output.stdout)
@@ -112,7 +116,16 @@ caught! {
     one_that_releases_twice_is_caught: "releases-once"
     one_that_forgets_a_fetch_is_caught: "ends-fetched"
     one_that_leaves_a_thread_is_caught: "ends-threads"
+    one_whose_builds_share_statics_is_caught: "own-statics"
     one_that_wears_out_is_caught: "serves-on"
+    one_that_starts_timers_is_caught: "leaves-timers"
+    one_that_changes_the_umask_is_caught: "leaves-umask"
+    one_that_changes_limits_is_caught: "leaves-limits"
+    one_that_changes_the_locale_is_caught: "leaves-locale"
+    one_that_changes_priorities_is_caught: "leaves-scheduling"
+    one_that_forgets_a_file_is_caught: "closes-descriptors"
+    one_whose_files_are_inherited_is_caught: "closes-on-exec"
+    one_that_keeps_the_process_from_ending_is_caught: "lets-the-process-end"
 }
 
 #[test]
@@ -126,6 +139,213 @@ fn one_that_crashes_is_a_finding_and_not_the_end_of_the_check() {
 fn one_that_crashes_when_it_is_stopped_is_caught() {
     let finding = caught("does-not-crash-in-stop", "does-not-crash");
     assert!(finding["seen"].to_string().contains("SIGABRT"), "{finding}");
+}
+
+// ---- What all of the process share ----
+
+/// The fixture breaks this rule, and no other, and it shows in these ways.
+#[track_caller]
+fn caught_by(rule: &str, parts: &[&str]) {
+    let finding = caught(rule, rule);
+    let seen = finding["seen"].to_string();
+    for part in parts {
+        assert!(seen.contains(part), "{part:?} is missing in {seen}");
+    }
+}
+
+#[test]
+fn each_change_to_how_signals_are_taken_is_caught_with_who_made_it() {
+    caught_by(
+        "leaves-signals",
+        &[
+            "SIGPIPE: was ignored, is now the default; changed by an initialiser of the library",
+            "SIGTERM: was handled at ",
+            "; changed by `create`",
+            "the signals that a thread of the host's blocks: was 0000000000000000, is now 0000000000000200; changed by a handler",
+            "the alternate stack of a thread of the host's: was 0x",
+        ],
+    );
+}
+
+#[test]
+fn one_that_changes_the_working_directory_is_caught() {
+    caught_by(
+        "leaves-directories",
+        &["is now /; changed by an initialiser of the library"],
+    );
+}
+
+#[test]
+fn one_that_changes_the_environment_is_caught_and_no_value_is_shown() {
+    let finding = caught("leaves-environment", "leaves-environment");
+    let seen = finding["seen"].to_string();
+    assert!(
+        seen.contains("LEAVES_ENVIRONMENT was set by `create`"),
+        "{seen}"
+    );
+    assert!(seen.contains("TMPDIR was removed by `create`"), "{seen}");
+    assert!(!seen.contains("secret"), "{seen}");
+}
+
+#[test]
+fn one_that_changes_what_the_process_is_is_caught() {
+    caught_by(
+        "leaves-attributes",
+        &["PR_SET_CHILD_SUBREAPER", "PR_SET_NO_NEW_PRIVS"],
+    );
+}
+
+#[test]
+fn one_that_is_linked_with_fast_math_or_rounds_is_caught() {
+    caught_by(
+        "leaves-floating-point",
+        &[
+            "denormal numbers: was kept, is now made zero",
+            "changed by an initialiser of the library",
+            "rounding: was to the nearest, is now upwards; changed by a handler",
+        ],
+    );
+}
+
+#[test]
+fn one_that_closes_and_replaces_descriptors_of_the_hosts_is_caught() {
+    caught_by(
+        "leaves-descriptors",
+        &["descriptor 0 of the host's", "descriptor 1 of the host's"],
+    );
+}
+
+#[test]
+fn one_that_leaves_processes_is_caught_and_they_are_ended() {
+    caught_by(
+        "ends-processes",
+        &[
+            "sleep (",
+            "running)",
+            "sh (",
+            "ended, and not waited for)",
+            "processes were left",
+        ],
+    );
+}
+
+#[test]
+fn one_that_prints_is_caught_with_what_it_said() {
+    caught_by("does-not-print", &["loaded, and glad to tell"]);
+}
+
+// ---- Those that end or hang the process ----
+
+/// A check of the extension that does that deed at that moment ends, has a finding, and leaves nothing behind.
+#[track_caller]
+fn survives(moment: &str, deed: &str, rules: &[&str], during: &str) {
+    let deed = format!("DEED={deed}");
+    let hostile = Extension::c("directus-extension-hostile", "hostile.c", &[moment, &deed]);
+    let checked = check(&hostile, &[]);
+    let findings = checked.report["findings"].as_array().expect("a list");
+    for rule in rules {
+        let finding = findings.iter().find(|finding| finding["rule"] == *rule);
+        let finding = finding.unwrap_or_else(|| panic!("no {rule}: {:#}", checked.report));
+        let first_while = finding["during"].as_str().expect("a text");
+        assert!(first_while.contains(during), "{finding:#}");
+    }
+    assert_eq!(checked.code, Some(1), "{}", checked.stderr);
+}
+
+macro_rules! survives {
+    ($($test:ident: $moment:literal $deed:literal $rules:expr, $during:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            survives($moment, $deed, &$rules, $during);
+        }
+    )*};
+}
+
+survives! {
+    an_exit_in_an_initialiser_is_found: "IN_INITIALISER" "exit(0)" ["does-not-crash"], "initialisers ran";
+    an_abort_in_an_initialiser_is_found: "IN_INITIALISER" "abort()" ["does-not-crash"], "initialisers ran";
+    an_initialiser_that_hangs_is_found: "IN_INITIALISER" "for (;;) pause()" ["does-not-block"], "initialisers ran";
+    an_exit_in_create_is_found: "IN_CREATE" "exit(0)" ["does-not-crash"], "`create` was called";
+    an_abort_in_create_is_found: "IN_CREATE" "abort()" ["does-not-crash"], "`create` was called";
+    an_exit_in_a_handler_is_found: "IN_HANDLE" "exit(0)" ["does-not-crash"], "each route was asked once";
+    an_abort_in_a_handler_is_found: "IN_HANDLE" "abort()" ["does-not-crash"], "each route was asked once";
+    a_handler_that_hangs_is_found: "IN_HANDLE" "for (;;) pause()" ["does-not-block", "finishes-requests"], "was asked";
+    an_exit_in_stop_is_found: "IN_STOP" "exit(0)" ["does-not-crash"], "was replaced";
+    an_abort_in_stop_is_found: "IN_STOP" "abort()" ["does-not-crash"], "was replaced";
+    a_stop_that_hangs_is_found: "IN_STOP" "for (;;) pause()" ["does-not-block"], "was replaced";
+    an_exit_in_destroy_is_found: "IN_DESTROY" "exit(0)" ["does-not-crash"], "was replaced";
+    an_abort_in_destroy_is_found: "IN_DESTROY" "abort()" ["does-not-crash"], "was replaced";
+    a_destroy_that_hangs_is_found: "IN_DESTROY" "for (;;) pause()" ["does-not-block"], "was replaced";
+    an_abort_at_the_end_is_found: "AT_EXIT" "abort()" ["does-not-crash"], "at the end of the process";
+    an_exit_code_of_its_own_at_the_end_is_found: "AT_EXIT" "_exit(3)" ["does-not-crash"], "at the end of the process";
+}
+
+/// What is left of a check in a folder: its temporary folders, and processes that were told the folder's name.
+fn left_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut left: Vec<String> = names
+        .filter(|name| name.starts_with("extension-host"))
+        .collect();
+    let folder = folder.to_str().expect("a text");
+    for process in fs::read_dir("/proc").expect("processes").flatten() {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(folder) {
+            left.push(command);
+        }
+    }
+    left
+}
+
+/// A check that is ended by a signal while the extension hangs leaves no process and no folder.
+#[track_caller]
+fn leaves_nothing_when_ended_by(signal: &str, moment: &str) {
+    let scratch = built::scratch();
+    let hostile = Extension::c(
+        "directus-extension-hostile",
+        "hostile.c",
+        &[moment, "DEED=for (;;) pause()"],
+    );
+    let folder = hostile.put(scratch.path());
+    let mut check = Command::new(built::host())
+        .arg("check")
+        .arg(&folder)
+        .current_dir(scratch.path())
+        .env("TMPDIR", scratch.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the host runs");
+    let wait = |what: &str, is_so: &dyn Fn(&[String]) -> bool| {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = left_in(scratch.path());
+            if is_so(&left) {
+                break;
+            }
+            assert!(Instant::now() < end, "{what}: {left:#?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    // The two processes, and the folder for copies.
+    wait("the extension is loaded", &|left| left.len() == 3);
+    let kill = format!("kill -{signal} {}", check.id());
+    let killed = Command::new("sh").args(["-c", &kill]).status();
+    assert!(killed.expect("sh runs").success());
+    check.wait().expect("it has ended");
+    wait("nothing is left", &<[String]>::is_empty);
+}
+
+#[test]
+fn a_check_that_is_told_to_end_leaves_nothing() {
+    leaves_nothing_when_ended_by("TERM", "IN_CREATE");
+}
+
+#[test]
+fn a_check_that_is_killed_leaves_nothing() {
+    leaves_nothing_when_ended_by("KILL", "IN_INITIALISER");
 }
 
 // ---- In Rust ----

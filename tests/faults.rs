@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::host::{BROKEN, request};
+use crate::support::upstream::Then;
 use crate::support::{ADMIN_TOKEN, Extension, Host, Upstream, eventually};
 
 /// A host with the probe and a good extension.
@@ -681,6 +683,36 @@ fn an_operation_that_was_begun_is_completed_before_its_extension_is_destroyed() 
 }
 
 #[test]
+fn a_read_that_was_begun_is_completed_before_its_extension_is_destroyed() {
+    let upstream = Upstream::start(|_, line| {
+        line.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
+        Then::Watch
+    });
+    let host = Host::plan()
+        .option("--workers=1")
+        .dotenv("UPSTREAM", upstream.url())
+        .extensions(&[&odd_times(), &Extension::good()])
+        .start();
+    let unblock = host.folder().join("unblock");
+    assert_eq!(host.get("/odd/read").text(), "begun");
+    host.said("fetched_read returned 0");
+    let mut client = host.connect();
+    let head = format!("GET /odd/drop-and-block\nX-Gate: {}", unblock.display());
+    client.send(request(&head, b""));
+    host.said("fetched_drop returned 0");
+    // No request of it is in hand any more, and the worker does not come to call the completion that is due.
+    fs::remove_dir_all(host.folder().join("extensions/directus-extension-odd"))
+        .expect("it is there");
+    host.signal("HUP");
+    host.said("unmounted an extension");
+    // A moment in which a host that forgets the completion destroys it.
+    std::thread::sleep(Duration::from_millis(200));
+    fs::write(unblock, "").expect("a file");
+    assert_eq!(client.answer().text(), "blocked for a while");
+    host.said("destroyed behind so many completions: 2");
+}
+
+#[test]
 fn a_request_that_was_dropped_on_another_thread_is_not_answered_any_more() {
     let host = Host::with(&[&odd_times(), &Extension::good()]);
     for _ in 0..50 {
@@ -707,4 +739,161 @@ fn what_is_released_while_it_is_sent_may_call_the_host() {
     let answer = host.get("/odd/upload");
     assert_eq!((answer.status, answer.text()), (200, "read to its end"));
     assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+}
+
+// ---- Structs ----
+
+#[test]
+fn nothing_is_read_behind_the_size_that_a_struct_says() {
+    let upstream = Upstream::saying("from upstream");
+    let short = Extension::c("directus-extension-short", "short_structs.c", &[])
+        .manifest("[env]\noptional = [\"UPSTREAM\"]\n[fetch]\nallow = [\"$UPSTREAM\"]");
+    let host = Host::plan()
+        .dotenv("UPSTREAM", upstream.url())
+        .extensions(&[&short, &Extension::good()])
+        .start();
+    let answer = host.get("/short/respond");
+    assert_eq!((answer.status, answer.text()), (202, ""));
+    assert_eq!(answer.header("x-short"), Some("yes"));
+    assert_eq!(host.get("/short/fail").error(), (418, "SHORT".into()));
+    let answer = host.get("/short/stream");
+    assert_eq!((answer.status, answer.text()), (201, "streamed"));
+    assert_eq!(host.get("/short/head").status, 200);
+    let call = upstream.call();
+    assert_eq!(
+        (call.method.as_str(), call.target.as_str()),
+        ("PUT", "/short")
+    );
+    assert!(call.body.is_empty());
+    let answer = host.get("/short/relay");
+    assert_eq!((answer.status, answer.text()), (203, "from upstream"));
+    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+}
+
+// ---- Two answers at once ----
+
+#[test]
+fn two_threads_that_answer_each_request_disturb_nobody() {
+    const CLIENTS: usize = 4;
+    const REQUESTS: usize = 1_500;
+    let both = Extension::c("directus-extension-both", "two_answers.c", &[]);
+    let host = Host::plan()
+        .config("[log]\naccess = false")
+        .extensions(&[&both, &Extension::good()])
+        .start();
+    let ask = |path: &str, is_right: fn(&str) -> bool| {
+        let mut client = host.connect();
+        for number in 0..REQUESTS {
+            client.send(request(&format!("GET {path}"), b""));
+            let answer = client.answer();
+            assert_eq!(answer.status, 200, "{path}, {number}");
+            assert!(
+                is_right(answer.text()),
+                "{path}, {number}: {}",
+                answer.text()
+            );
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| ask("/both/", |text| ["the first", "the second"].contains(&text)));
+            scope.spawn(|| ask("/c-sample/now", |text| text == "hello from C"));
+        }
+    });
+    for folder in ["directus-extension-both", "directus-extension-c-sample"] {
+        let requests = || host.said_of(folder)[0]["requests"].clone();
+        eventually("nothing is in hand", || requests()["in_flight"] == 0);
+        assert_eq!(requests()["total"], CLIENTS * REQUESTS, "{folder}");
+    }
+}
+
+// ---- Lines of the log that callers cause ----
+
+#[test]
+fn callers_do_not_fill_the_log_with_the_faults_of_an_extension() {
+    const SENTENCE: &str = "the extension gave a request up without an answer";
+    let host = host();
+    let mut client = host.connect();
+    let mut asked = 0;
+    let mut ask = || {
+        client.send(request("GET /probe/drop", b""));
+        assert_eq!(client.answer().status, 500);
+        asked += 1;
+    };
+    let told = |host: &Host| {
+        let log = host.log();
+        let lines: Vec<Value> = log
+            .into_iter()
+            .filter(|line| line["message"] == SENTENCE)
+            .collect();
+        let left_out = |line: &Value| line["left_out_count"].as_u64().unwrap_or_default();
+        (lines.len() as u64, lines.iter().map(left_out).sum::<u64>())
+    };
+    for _ in 0..300 {
+        ask();
+    }
+    // The next second begins, and the next line says what was left out.
+    eventually("what was left out is told", || {
+        std::thread::sleep(Duration::from_millis(50));
+        ask();
+        told(&host).1 > 0
+    });
+    let (lines, left_out) = told(&host);
+    assert!(
+        lines + left_out <= asked,
+        "{lines} lines, {left_out} left out of {asked}"
+    );
+}
+
+#[test]
+fn who_speaks_no_http_writes_no_line_of_the_log() {
+    let host = host();
+    for bad in [
+        "no HTTP\r\n\r\n",
+        "GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        "POST /probe/whole HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+    ] {
+        let mut client = host.connect();
+        client.send(bad);
+        client.finish();
+        while !client.take(1).is_empty() {}
+    }
+    assert_eq!(host.get("/probe/now").status, 200);
+    let ended = host.stop();
+    let is_loud = |line: &&Value| line["level"] == "error" || line["level"] == "warn";
+    let loud: Vec<&Value> = ended.log.iter().filter(is_loud).collect();
+    assert!(loud.is_empty(), "{loud:#?}");
+}
+
+// ---- Descriptors ----
+
+#[test]
+fn a_host_whose_descriptors_are_closed_or_replaced_ends_and_says_why() {
+    let descriptors = Extension::c("directus-extension-descriptors", "descriptors.c", &[]);
+    for path in [
+        "close",
+        "close-blocking",
+        "close-on-a-thread",
+        "replace",
+        "replace-on-a-thread",
+    ] {
+        let host = Host::with(&[&descriptors, &Extension::good()]);
+        assert_eq!(host.get("/c-sample/now").status, 200);
+        let mut client = host.connect();
+        client.send(format!(
+            "GET /descriptors/{path} HTTP/1.1\r\nHost: a\r\n\r\n"
+        ));
+        let ended = host.ended();
+        // A std with checks of its own, as in these tests, aborts at the first of its descriptors that is gone.
+        let is_aborted = |line: &Value| line.to_string().contains("IO Safety violation");
+        if ended.code.is_none() && ended.log.iter().any(is_aborted) {
+            continue;
+        }
+        assert_eq!(ended.code, Some(BROKEN), "{path}: {:#?}", ended.log);
+        let is_said = |line: &Value| {
+            let message = line["message"].as_str().unwrap_or_default();
+            line["level"] == "error" && message.contains("the process ends")
+        };
+        assert!(ended.log.iter().any(is_said), "{path}: {:#?}", ended.log);
+    }
 }

@@ -8,7 +8,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use crate::support::host::{Plan, request};
 use crate::support::upstream::{Then, ok};
 use crate::support::wire::find;
-use crate::support::{DEADLINE, Extension, Host, Upstream};
+use crate::support::{DEADLINE, Extension, Host, Upstream, eventually};
 
 const TAKE_HEADERS: u32 = 1;
 const TAKE_BODY: u32 = 2;
@@ -223,6 +223,34 @@ fn a_connection_that_cannot_be_made_in_time_is_a_timeout() {
     let host = plan_to(&format!("http://{address}")).start();
     let answer = host.get("/probe/fetch\nX-Connect-Ms: 100");
     assert!(answer.text().starts_with("fetch -12:"), "{}", answer.text());
+}
+
+#[test]
+fn calls_with_times_of_their_own_take_no_memory_of_their_own() {
+    let host = plan_to(&nobody())
+        .config("[log]\naccess = false")
+        .option("--workers=1")
+        .start();
+    let mut client = host.connect();
+    let mut connect_ms = 1_000;
+    let mut fetch = |count: usize| {
+        for _ in 0..count {
+            connect_ms += 1;
+            client.send(request(
+                &format!("GET /probe/fetch\nX-Connect-Ms: {connect_ms}"),
+                b"",
+            ));
+            let answer = client.answer();
+            assert!(answer.text().starts_with("fetch -10:"), "{}", answer.text());
+        }
+    };
+    fetch(2_000);
+    let before = host.resident();
+    fetch(8_000);
+    let grown = host.resident().saturating_sub(before);
+    if Host::gives_memory_back() {
+        assert!(grown < 1 << 20, "{grown} bytes for 8,000 calls");
+    }
 }
 
 #[test]
@@ -976,6 +1004,30 @@ fn a_certificate_of_an_unknown_authority_is_refused_unless_ssl_cert_file_knows_i
         call.header("host"),
         Some(format!("localhost:{port}").as_str())
     );
+}
+
+#[test]
+fn certificate_roots_that_could_not_be_read_are_tried_again() {
+    let (pem, config) = authority();
+    let upstream = Upstream::start_tls(config, |_, line| {
+        line.send(ok("by TLS"));
+        Then::Keep
+    });
+    let plan = plan_to(&format!("https://localhost:{}", upstream.address().port()));
+    let file = plan.folder().join("authority.pem");
+    let host = plan
+        .variable("SSL_CERT_FILE", file.display().to_string())
+        .start();
+    let answer = host.get("/probe/fetch");
+    assert!(
+        answer.text().contains("no certificate roots were found"),
+        "{}",
+        answer.text()
+    );
+    std::fs::write(&file, &pem).expect("a file");
+    eventually("the roots are read", || {
+        host.get("/probe/fetch").text() == "by TLS"
+    });
 }
 
 #[test]

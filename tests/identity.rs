@@ -545,3 +545,44 @@ fn only_administrators_read_the_list_of_extensions() {
     assert_eq!(by_user.error(), (403, "FORBIDDEN".into()));
     assert_eq!(host.get_as_admin("/extensions").status, 200);
 }
+
+// ---- The log ----
+
+#[test]
+fn the_log_says_who_a_failing_request_came_from() {
+    let host = Host::plan()
+        .extensions(&[&Extension::probe()])
+        .dotenv("IP_TRUST_PROXY", "loopback")
+        .start();
+    let user = token(&claims());
+    for (path, sentence) in [
+        (
+            "/probe/drop",
+            "the extension gave a request up without an answer",
+        ),
+        ("/probe/fail?status=500", "the extension failed"),
+    ] {
+        let id = |answer: &Answer| answer.header("x-request-id").expect("an id").to_owned();
+        let known = id(&host.get(&format!(
+            "{path}\nX-Forwarded-For: 6.6.6.6, 1.2.3.4\nX-Status: 500\nAuthorization: Bearer {user}"
+        )));
+        let unknown = id(&host.get(&format!("{path}\nX-Status: 500")));
+        for sentence in [sentence, "answered"] {
+            let line = |id: &str| {
+                host.logged(sentence, |line| {
+                    line["message"] == sentence && line["request"] == *id
+                })
+            };
+            let of_known = line(&known);
+            assert_eq!(
+                (&of_known["ip"], &of_known["user"]),
+                (&"1.2.3.4".into(), &USER.into())
+            );
+            let of_unknown = line(&unknown);
+            assert_eq!(
+                (&of_unknown["ip"], &of_unknown["user"]),
+                (&"127.0.0.1".into(), &Value::Null)
+            );
+        }
+    }
+}

@@ -3,14 +3,16 @@
 use std::fs;
 
 use crate::support::built::scratch;
-use crate::support::host::request;
+use crate::support::host::{FORCED, request};
 use crate::support::{Connection, Extension, Host, eventually};
 
-/// A host with the probe, which notes its hooks in a file.
+/// A host with the probe, which notes its hooks in a file: those of the host alone, without a trial.
 fn host() -> Host {
     let plan = Host::plan().extensions(&[&Extension::probe(), &Extension::good()]);
     let hooks = plan.folder().join("hooks").display().to_string();
-    plan.dotenv("HOOKS_FILE", hooks).start()
+    plan.config("trial_load = false")
+        .dotenv("HOOKS_FILE", hooks)
+        .start()
 }
 
 /// A request that is answered when the file `go` in the host's folder exists, and is in hand already.
@@ -36,6 +38,7 @@ fn a_signal_ends_the_host_and_its_extensions_in_order() {
         let outside = scratch();
         let hooks = outside.path().join("hooks");
         let host = Host::plan()
+            .config("trial_load = false")
             .extensions(&[&Extension::probe(), &Extension::good()])
             .dotenv("HOOKS_FILE", hooks.display().to_string())
             .start();
@@ -170,4 +173,62 @@ fn a_mistake_in_dotenv_is_said_without_its_value() {
     let said = format!("{:?}", ended.log);
     assert!(said.contains("expected NAME=value (line 3)"), "{said}");
     assert!(!said.contains("a-secret"), "{said}");
+}
+
+// ---- What does not come to its end ----
+
+#[test]
+fn a_worker_that_is_stuck_does_not_keep_the_host_from_ending() {
+    let host = Host::plan()
+        .config("[limits]\nshutdown_timeout_ms = 300")
+        .extensions(&[&Extension::probe(), &Extension::good()])
+        .start();
+    let mut client = host.connect();
+    client.send(request("GET /probe/block\nX-Gate: /nowhere/never", b""));
+    host.said("an extension blocks a worker; its route should be declared blocking");
+    let ended = host.stop();
+    assert_eq!(ended.code, Some(FORCED));
+    for sentence in [
+        "requests did not finish before shutdown_timeout_ms was over; they are cancelled",
+        "a worker is still in an extension; the host ends without it",
+        "an extension does not stop; the host ends without it",
+    ] {
+        let line = ended.log.iter().find(|line| line["message"] == sentence);
+        let line = line.unwrap_or_else(|| panic!("{sentence}: {:#?}", ended.log));
+        assert_eq!(line["extension"], "directus-extension-probe");
+    }
+}
+
+#[test]
+fn what_an_extension_leaves_for_the_end_of_the_process_is_not_run() {
+    for define in ["DESTRUCTOR_HANGS", "ATEXIT_HANGS"] {
+        let broken = Extension::c("directus-extension-broken", "broken.c", &[define]);
+        let host = Host::with(&[&broken]);
+        assert_eq!(host.get("/broken/now").text(), "not broken");
+        assert_eq!(host.stop().code, Some(0), "{define}");
+        // Where the host fails after it has loaded the extension, too.
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = taken.local_addr().expect("a bound socket").port();
+        let ended = Host::plan().extensions(&[&broken]).port(port).fail();
+        assert_eq!(ended.code, Some(1), "{define}");
+        assert!(format!("{:?}", ended.log).contains("cannot listen on"));
+    }
+}
+
+#[test]
+fn the_milliseconds_of_the_shutdown_timeout_count() {
+    let host = Host::plan()
+        .config("[limits]\nshutdown_timeout_ms = 1_900")
+        .extensions(&[&Extension::probe()])
+        .start();
+    let _client = held(&host);
+    let began = std::time::Instant::now();
+    host.signal("TERM");
+    host.said("held in vain");
+    assert!(
+        began.elapsed().as_millis() >= 1_900,
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(host.ended().code, Some(0));
 }

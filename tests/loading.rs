@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Extension, Host, built};
+use crate::identity_support::{add_user, plan, post};
+use crate::support::host::{FORCED, request};
+use crate::support::{ADMIN_TOKEN, Extension, Host, Upstream, built, eventually};
 
 /// A host with a good extension and a bad one serves the good one, and says everywhere why it refuses the bad one. One that
 /// must have all of them ends.
@@ -197,6 +199,149 @@ fn a_library_for_another_processor() {
             "build it for",
         ],
     );
+}
+
+#[test]
+fn a_library_of_100_gb() {
+    let bad = Extension::empty("directus-extension-large").manifest("");
+    let plan = || {
+        let plan = Host::plan();
+        let library = bad.put(&plan.extensions_path()).join("dist/liblarge.so");
+        fs::create_dir_all(library.parent().expect("dist")).expect("a folder");
+        let file = fs::File::create(&library).expect("a file");
+        file.set_len(100 << 30).expect("a sparse file");
+        plan
+    };
+    let parts = ["liblarge.so has 107374182400 bytes, at most 2147483648 are taken"];
+    refused_by(plan, bad.name(), "LIBRARY_TOO_LARGE", &parts);
+}
+
+/// Compiles the good fixture once more, linked by these flags.
+fn linked(folder: &std::path::Path, flags: &[&str]) -> Extension {
+    let library = folder.join("liblinked.so");
+    let done = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg("-I")
+        .arg(built::checkout().join("extension-api/include"))
+        .arg(built::fixtures().join("broken.c"))
+        .args(flags)
+        .status();
+    assert!(done.expect("cc runs").success());
+    Extension::of("directus-extension-linked", library)
+}
+
+/// A library of this name that has nothing in it.
+fn empty_library(folder: &std::path::Path, name: &str, more: &[&str]) -> String {
+    let library = folder.join(name);
+    let source = folder.join("empty.c");
+    fs::write(&source, "int in_the_other_library;").expect("a source");
+    let done = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg(format!("-Wl,-soname,{name}"))
+        .args(more)
+        .status();
+    assert!(done.expect("cc runs").success());
+    library.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_library_that_needs_another_one_that_is_not_there() {
+    let scratch = built::scratch();
+    let other = empty_library(scratch.path(), "libnot-installed.so.4", &[]);
+    let bad = linked(scratch.path(), &["-Wl,--no-as-needed", &other]);
+    let parts = [
+        "it needs libnot-installed.so.4, which is not there",
+        "install",
+    ];
+    refused(&bad, "LIBRARY_OPEN", &parts);
+}
+
+#[test]
+fn a_library_for_musl() {
+    let scratch = built::scratch();
+    let musl = empty_library(scratch.path(), "libc.musl-x86_64.so.1", &[]);
+    let bad = linked(scratch.path(), &["-Wl,--no-as-needed", &musl]);
+    let parts = [
+        "it was built for musl, and this host for glibc",
+        "ending in -gnu",
+    ];
+    refused(&bad, "LIBRARY_OPEN", &parts);
+}
+
+#[test]
+fn a_library_for_a_newer_glibc() {
+    let scratch = built::scratch();
+    // Another libc.so.6, of a version to come: the linker notes that the library needs it.
+    let map = scratch.path().join("map");
+    fs::write(
+        &map,
+        "GLIBC_2.99 { global: in_the_other_library; local: *; };",
+    )
+    .expect("a file");
+    let map = format!("-Wl,--version-script={}", map.display());
+    let newer = empty_library(scratch.path(), "libc.so.6", &[&map, "-nostdlib"]);
+    let user = scratch.path().join("user.c");
+    fs::write(
+        &user,
+        "extern int in_the_other_library; int *used(void) { return &in_the_other_library; }",
+    )
+    .expect("a source");
+    let bad = linked(
+        scratch.path(),
+        &[&user.to_string_lossy(), "-Wl,--no-as-needed", &newer],
+    );
+    let parts = [
+        "newer glibc, and needs its GLIBC_2.99",
+        "build it on this system or an older one",
+    ];
+    refused(&bad, "LIBRARY_OPEN", &parts);
+}
+
+/// In a namespace of its own, so that the mount goes with the host.
+#[test]
+fn a_folder_for_copies_from_which_nothing_may_be_executed() {
+    let host = Host::plan()
+        .extensions(&[&broken(&[])])
+        .through(
+            "unshare",
+            &[
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                "mount -t tmpfs -o noexec,mode=700 none \"$TMPDIR\" && exec \"$@\"",
+                "sh",
+            ],
+        )
+        .start();
+    let error = host.said_of("directus-extension-broken")[0]["error"].clone();
+    assert_eq!(error["code"], "LIBRARY_OPEN");
+    let sentence = error["message"].as_str().expect("a sentence");
+    let tmp = host.folder().join("tmp");
+    for part in [&*tmp.to_string_lossy(), "is mounted noexec", "set TMPDIR"] {
+        assert!(
+            sentence.contains(part),
+            "{part:?} is missing in {sentence:?}"
+        );
+    }
+}
+
+/// Each build that is loaded keeps its part of a space that all threads have from their start.
+#[test]
+fn a_library_for_whose_thread_locals_there_is_no_space() {
+    let scratch = built::scratch();
+    let source = scratch.path().join("tls.c");
+    fs::write(&source, "__thread char large[1 << 16] __attribute__((tls_model(\"initial-exec\"))); char *get(void) { return large; }").expect("a source");
+    let bad = linked(scratch.path(), &[&source.to_string_lossy()]);
+    let parts = [
+        "no space left for thread-locals of the initial-exec model",
+        "restart the host",
+    ];
+    refused(&bad, "LIBRARY_OPEN", &parts);
 }
 
 #[test]
@@ -470,13 +615,13 @@ fn a_create_that_hangs() {
     );
 }
 
-/// The system loads nothing else meanwhile; the next one's `create` may have to wait, too, and must not be blamed for that.
+/// Without a trial, it is the host that waits: the system loads nothing else meanwhile; the next one's `create` may have to wait, too, and must not be blamed for that.
 #[test]
 fn an_initialiser_that_takes_long_is_named_and_waited_for() {
     let before = Extension::c("directus-extension-a", "generation.c", &[]);
     let slow = broken(&["INITIALISER_TAKES_S=2"]);
     let host = Host::plan()
-        .config("[limits]\ncreate_timeout_ms = 200\n")
+        .config("trial_load = false\n[limits]\ncreate_timeout_ms = 200\n")
         .extensions(&[&before, &slow, &Extension::good()])
         .start();
     let told = host.logged("its library is named", |line| {
@@ -493,10 +638,13 @@ fn an_initialiser_that_takes_long_is_named_and_waited_for() {
 
 #[test]
 fn a_stop_that_hangs_does_not_keep_the_host_from_ending() {
-    let host = Host::with(&[&broken(&["STOP_HANGS"])]);
+    let host = Host::plan()
+        .config("trial_load = false\n[limits]\nshutdown_timeout_ms = 300")
+        .extensions(&[&broken(&["STOP_HANGS"])])
+        .start();
     assert_eq!(host.get("/broken/now").text(), "not broken");
     let ended = host.stop();
-    assert_eq!(ended.code, Some(0));
+    assert_eq!(ended.code, Some(FORCED));
     assert!(ended.said("an extension does not stop; the host ends without it"));
 }
 
@@ -813,4 +961,98 @@ fn the_host_ends_where_the_extensions_folder_is_missing() {
         sentence.contains("create it, or set extensions_path"),
         "{sentence}"
     );
+}
+
+// ---- An initialiser that never returns, while the host serves ----
+
+#[test]
+fn a_host_serves_on_where_the_initialisers_of_a_reloaded_library_never_return() {
+    let upstream = Upstream::saying("from elsewhere");
+    let by_name = format!("http://localhost:{}", upstream.address().port());
+    let plan = plan().dotenv("UPSTREAM", by_name);
+    let flag = plan.folder().join("hang");
+    let define = format!("INITIALISER_HANGS_IF=\"{}\"", flag.display());
+    let library = broken(&[&define]);
+    let failing = Extension::rust("directus-extension-failing", "handlers_that_fail");
+    let host = plan
+        .config("trial_load = false\n[limits]\ncreate_timeout_ms = 500\nshutdown_timeout_ms = 500")
+        .extensions(&[&library, &failing, &Extension::good()])
+        .start();
+    add_user(host.folder(), "anna@example.com", "");
+    // Nothing has been asked yet: what a worker needs it must have without that.
+    fs::write(&flag, "").expect("a file");
+    let reload = || {
+        let mut client = host.connect();
+        let head = format!("POST /extensions/broken/reload\nAuthorization: Bearer {ADMIN_TOKEN}");
+        client.send(request(&head, b""));
+        client
+    };
+    let refused = |mut client: crate::support::Connection| {
+        let answer = client.answer();
+        assert_eq!(answer.error(), (503, "SERVICE_UNAVAILABLE".into()));
+        let message = answer.message();
+        assert!(message.contains(library.name()), "{message}");
+    };
+    let manifest = host.folder().join("extensions").join(library.name());
+    fs::write(manifest.join("extension.toml"), "version = \"2\"").expect("a file");
+    host.signal("HUP");
+    let named = host.logged("the library is named", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("the initialisers of a library do not return")
+    });
+    assert!(
+        named["library"]
+            .as_str()
+            .unwrap_or_default()
+            .contains(library.name())
+    );
+    refused(reload());
+    // All that a host does, on each worker, each for the first time.
+    let credentials = serde_json::json!({"email": "anna@example.com", "password": "secret"});
+    for _ in 0..8 {
+        assert_eq!(host.get("/server/ping").text(), "pong");
+        assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+        assert_eq!(host.get("/broken/now").text(), "not broken");
+        assert_eq!(host.get("/probe/thread").text(), "from a thread");
+        assert_eq!(host.get("/probe/fetch").text(), "from elsewhere");
+        assert_eq!(host.ask("POST /probe/whole", "a body").text(), "a body");
+        assert_eq!(
+            host.get("/probe/stream\nX-Chunks: 3\nX-Size: 10")
+                .body
+                .len(),
+            30
+        );
+        assert_eq!(host.get("/failing/now").text(), "still here");
+        assert_eq!(host.get("/failing/panic").status, 500);
+        assert_eq!(host.get("/nowhere").status, 404);
+        assert_eq!(host.get_as_admin("/extensions").status, 200);
+        assert_eq!(post(&host, "/auth/login", "", &credentials).status, 200);
+    }
+    // Later ones are told why they wait, and SIGHUP is, too.
+    refused(reload());
+    host.signal("HUP");
+    host.logged("why nothing is reloaded", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("nothing is reloaded") && message.contains(library.name())
+    });
+    let ended = host.stop();
+    assert_eq!(ended.code, Some(FORCED));
+    assert!(ended.said("a library is still being loaded; its initialisers do not return"));
+}
+
+#[test]
+fn an_initialiser_that_returns_late_is_reloaded_late() {
+    let plan = Host::plan().config("trial_load = false\n[limits]\ncreate_timeout_ms = 200");
+    let flag = plan.folder().join("hang");
+    let define = format!("INITIALISER_HANGS_IF=\"{}\"", flag.display());
+    let host = plan.extensions(&[&broken(&[&define])]).start();
+    fs::write(&flag, "").expect("a file");
+    let head = format!("POST /extensions/broken/reload\nAuthorization: Bearer {ADMIN_TOKEN}");
+    assert_eq!(host.ask(&head, "").status, 503);
+    fs::remove_file(&flag).expect("a file");
+    host.said("reloaded an extension");
+    eventually("it can be reloaded again", || {
+        host.ask(&head, "").status == 200
+    });
+    assert_eq!(host.stop().code, Some(0));
 }

@@ -498,3 +498,27 @@ fn extensions_come_into_an_empty_folder() {
     });
     assert_eq!(host.number(), 1);
 }
+
+/// In a namespace of its own, whose limits are its own.
+#[test]
+fn without_a_watch_of_the_system_files_are_looked_at_all_the_same_and_the_limit_is_named() {
+    let limit = "echo 0 >/proc/sys/user/max_inotify_watches && exec \"$@\"";
+    let namespace = ["--user", "--map-root-user", "sh", "-c", limit, "sh"];
+    let host = Host::plan()
+        .extensions(&[&first()])
+        .option("--auto-reload")
+        .through("unshare", &namespace)
+        .start();
+    let told = host.logged("the limit is named", |line| {
+        let remedy = line["remedy"].as_str().unwrap_or_default();
+        remedy.contains("fs.inotify.max_user_watches")
+    });
+    assert_eq!(told["level"], "warn");
+    rename_over(&host.dist().join("lib.so"), &numbered(2));
+    host.comes_to_serve(2);
+    let times = host
+        .log()
+        .into_iter()
+        .filter(|line| line["remedy"] == told["remedy"]);
+    assert_eq!(times.count(), 1, "it is told once");
+}

@@ -11,11 +11,39 @@
  *   - Unknown numbers (a status, a flag, a level) are to be expected: treat an unknown status as failure.
  *   - Larger features come through `get_interface(id)`.
  *
+ * How a build is loaded
+ *   - Before the host loads a build, a process of its own tries it: it runs the library's initialisers, `create`, `stop` and
+ *     `destroy`, each once and without a request, and is killed. A build that ends or hangs that process is refused. `create`
+ *     then runs once more, in the host. So it must leave nothing behind that keeps it from working again; outgoing calls
+ *     that it makes fail there, as they do while the host starts.
+ *   - A build that replaces another one is loaded beside it, into the same process. Each build that is loaded has its own
+ *     statics. (C++ by GCC: build with -fno-gnu-unique, or those of inline functions and templates are shared by all builds.)
+ *
  * Words used below
  *   worker    one of the host's event-loop threads. Each request belongs to one worker for its whole life.
  *   any       may be called from every thread, threads of the extension's own included.
  *   lent      the memory stays the giver's; valid until the time that is named.
  *   given     the memory becomes the receiver's, who releases it exactly once.
+ *
+ * What is not the extension's
+ *   The process is the host's, and every other extension's. From its initialisers to `destroy` an extension leaves as it is:
+ *   - how a signal is taken, which signals a thread of the host's blocks, and its alternate stack;
+ *   - timers that send signals (`setitimer`, `alarm`, `timer_create`);
+ *   - the working directory and the root directory;
+ *   - the umask;
+ *   - the environment: `setenv` frees what another thread's `getenv` has just found;
+ *   - limits of resources (`setrlimit`);
+ *   - descriptors that it has not opened, 0, 1 and 2 among them;
+ *   - the locale (`setlocale`);
+ *   - how the host's threads compute: rounding, and numbers near zero, which a library that is linked with `-ffast-math`
+ *     changes;
+ *   - the priority of the host's threads, and which processors they run on;
+ *   - who the process is: its users, groups, capabilities, session, namespaces and name, and what `prctl` sets;
+ *   and it leaves nothing behind:
+ *   - descriptors that it has opened are closed when `destroy` returns, and each is opened with `O_CLOEXEC`;
+ *   - child processes have ended and been waited for;
+ *   - nothing is printed to the standard output;
+ *   - functions that run at the end of the process (`atexit`, destructors) return soon.
  *
  * Nothing may be thrown or unwound through a function of this header, in either direction.
  */
@@ -339,7 +367,8 @@ typedef struct ext_callbacks {
      * At once: EXT_INVALID, EXT_DENIED, EXT_GONE. Later: the fetch statuses. */
     ext_status (*fetch)(ext_context *ctx, const ext_fetch *fetch, ext_completion completion, ext_op *op);
 
-    /* The next chunk of the body of a fetch with EXT_FETCH_STREAM_BODY; completes when there is room for the next one. */
+    /* The next chunk of the body of a fetch with EXT_FETCH_STREAM_BODY; completes when there is room for the next one. One at a
+     * time. */
     ext_status (*fetch_write)(ext_op op, ext_buffer chunk, ext_completion completion);
 
     /* Ends that body. With any other status than EXT_OK the call is broken off. */
@@ -376,8 +405,8 @@ typedef struct ext_entry {
     uint32_t reserved;
     char sdk[32];          /* what it was built with, "extension-api 0.1.0", zero-terminated; for messages only */
 
-    /* Makes the extension: declares endpoints and routes, reads its variables. Called once, before any other hook, not on a
-     * worker; may block for a short while. `callbacks` lives as long as the process, `ctx` until `destroy` returns.
+    /* Makes the extension: declares endpoints and routes, reads its variables. Called once in a process, before any other hook,
+     * not on a worker; see "How a build is loaded"; may block for a short while. `callbacks` lives as long as the process, `ctx` until `destroy` returns.
      * `*instance` is handed to the other hooks. Not EXT_OK: nothing else will be called, so clean up first. */
     ext_status (*create)(const ext_callbacks *callbacks, ext_context *ctx, void **instance);
 

@@ -17,8 +17,9 @@ use extension_host::extension::copies::Copies;
 use extension_host::extension::watcher;
 use extension_host::identity::Authority;
 use extension_host::platform::env::Env;
+use extension_host::platform::listen;
 use extension_host::platform::log::{self, Level, Style};
-use extension_host::server::{self, Host};
+use extension_host::server::{self, Host, Supervision};
 
 /// How many reloads are measured, of each library.
 const RELOADS: usize = 200;
@@ -127,19 +128,28 @@ fn serve(extensions_path: PathBuf) -> Result<SocketAddr, Failed> {
         workers: 2,
         auto_reload: true,
         extensions_path,
+        // The program that runs here is not the host's.
+        trial_load: false,
         ..Config::default()
     };
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, Env::default(), authority, Copies::temporary)?;
+    let host = Host::new(
+        config,
+        Env::default(),
+        authority,
+        Copies::temporary,
+        Supervision::default(),
+    )?;
     host.load_extensions()?;
+    let listeners = listen::open(&host.config.host, host.config.port)?;
     let (listening, listens) = mpsc::channel();
     thread::spawn(move || {
         // Err: nobody listens any more.
         let tell = |addresses: &[SocketAddr]| {
             let _ = listening.send(addresses[0]);
         };
-        let done = actix_rt::System::new().block_on(server::run(host, tell));
+        let done = actix_rt::System::new().block_on(server::run(host, listeners, tell));
         done.map_err(|error| eprintln!("{error}"))
     });
     Ok(listens.recv()?)

@@ -21,9 +21,9 @@ use extension_host::extension::copies::Copies;
 use extension_host::identity::Authority;
 use extension_host::platform::env::Env;
 use extension_host::runtime::ffi_out;
-use extension_host::server::Host;
 use extension_host::server::dispatch;
 use extension_host::server::server_worker::ServerWorker;
+use extension_host::server::{Host, Supervision};
 
 struct Counting;
 
@@ -170,6 +170,8 @@ fn host(folder: &Path, library: &str, manifest: &str, env: &[(&str, &str)]) -> A
     fs::copy(&built, extension.join("dist").join(file)).expect("a library");
     let config = Config {
         extensions_path: folder.to_owned(),
+        // The program that runs here is not the host's.
+        trial_load: false,
         ..Config::default()
     };
     let authority = Authority::without_store(&config.auth).expect("an authority");
@@ -178,6 +180,7 @@ fn host(folder: &Path, library: &str, manifest: &str, env: &[(&str, &str)]) -> A
         Env::from_pairs(env.iter().copied()),
         authority,
         Copies::temporary,
+        Supervision::default(),
     )
     .expect("a host");
     host.load_extensions().expect("extensions");

@@ -5,6 +5,7 @@
 
 pub mod commands;
 pub mod server;
+pub mod supervisor;
 
 pub mod boundary;
 pub mod extension;

@@ -1,10 +1,15 @@
 //! The command line of the host: arguments, settings, the command. An error is one sentence and an exit code.
 
+use std::io;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
+use extension_host::boundary::CALLBACKS;
 use extension_host::commands::accounts;
+use extension_host::commands::backup;
 use extension_host::commands::build;
 use extension_host::commands::check::{self, subject};
 use extension_host::commands::cli::{Cli, Command};
@@ -14,19 +19,30 @@ use extension_host::commands::list;
 use extension_host::commands::new::{self, NewOptions};
 use extension_host::config::Config;
 use extension_host::extension::copies::Copies;
+use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
-use extension_host::platform::log;
-use extension_host::server::{self, Host};
+use extension_host::platform::handover::Link;
+use extension_host::platform::{listen, log, process, threads};
+use extension_host::runtime::{crash_page, fatal_signals};
+use extension_host::server::{self, Ended, Host, Supervision};
+use extension_host::supervisor::{self, upgrade};
+use rustix::process::Signal;
+
+/// How much longer than for its extensions a new server may take to start.
+const UPGRADE_MARGIN: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let code = match run(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             log::error(&error_chain(error.as_ref()), &[]);
-            ExitCode::FAILURE
+            // Extensions may be loaded.
+            process::end(process::FAILED)
         }
-    }
+    };
+    fatal_signals::mean_to_end();
+    code
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -45,30 +61,55 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         };
         return Ok(new::run(options)?);
     }
+    if cli.command() == Command::Trial {
+        trial::obey(&CALLBACKS)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (config, env) = Config::load(&cli.overrides())?;
     log::init(config.log.level, config.log.style);
+    if config.supervise
+        && !cli.is_supervised()
+        && let Command::Serve(_) | Command::Dev { .. } = cli.command()
+    {
+        let arguments = std::env::args_os().skip(1).collect();
+        return Ok(supervisor::run(&config, arguments)?);
+    }
     match cli.command() {
-        Command::New { .. } => Ok(ExitCode::SUCCESS),
+        Command::New { .. } | Command::Trial => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
+            let (supervision, listeners) = sockets(cli, &config)?;
             let authority = Authority::open(&config)?;
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);
-            let host = Host::new(config, env, authority, copies)?;
-            with_cleanup(host, |host| serve(host, || {}))
+            let host = Host::new(config, env, authority, copies, supervision)?;
+            let ended = with_cleanup(host, |host| serve(host, listeners, || {}))?;
+            end(ended.code())
         }
         Command::Demo(_) => {
             let demo = Demo::prepare(config)?;
             let ready = || println!("{}", demo.invitation());
-            with_cleanup(demo.host.clone(), |host| serve(host, ready))
+            let listeners = listen::open(&demo.host.config.host, demo.host.config.port)?;
+            let ended = with_cleanup(demo.host.clone(), |host| serve(host, listeners, ready))?;
+            end(ended.code())
         }
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
-            let host = Host::new(config, env, authority, Copies::temporary)?;
-            with_cleanup(host, |host| list::run(&host, json))
+            let supervision = Supervision {
+                quarantined: supervisor::quarantined(&config.extensions_path),
+                link: None,
+            };
+            let host = Host::new(config, env, authority, Copies::temporary, supervision)?;
+            with_cleanup(host, |host| list::run(&host, json))?;
+            end(process::DONE)
+        }
+        Command::Upgrade { json } => {
+            let timeout = Duration::from_millis(config.limits.create_timeout_ms) + UPGRADE_MARGIN;
+            Ok(upgrade::run(&config.extensions_path, timeout, json)?)
         }
         Command::User(command) => Ok(accounts::user(&config, command)?),
         Command::Role(command) => Ok(accounts::role(&config, command)?),
         Command::Token(command) => Ok(accounts::token(&config, command)?),
+        Command::Backup { file, json } => Ok(backup::run(&config, &file, json)?),
         Command::Build { folders, json } => {
             Ok(build::run(&folders, &config.extensions_path, json)?)
         }
@@ -83,27 +124,76 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             };
             check::run(&options, &config, &env)
         }
-        Command::CheckSubject {
-            folder,
-            control,
-            stand_in,
-        } => subject::run(config, env, &folder, &control, stand_in),
+        Command::CheckSubject { folder, stand_in } => subject::run(config, env, &folder, stand_in),
         Command::Dev { folders, .. } => {
-            let mut dev = Dev::prepare(config, env, &folders)?;
-            with_cleanup(dev.host.clone(), |host| serve(host, || dev.watch()))
+            let (supervision, listeners) = sockets(cli, &config)?;
+            let mut dev = Dev::prepare(config, env, &folders, supervision)?;
+            let ended = with_cleanup(dev.host.clone(), |host| {
+                serve(host, listeners, || dev.watch())
+            })?;
+            drop(dev);
+            end(ended.code())
         }
     }
 }
 
 /// Does the host's work, then stops the extensions and cleans up, whether or not it succeeded. This is not the host's `Drop`: the
-/// contexts of extensions keep the host for as long as the process lives.
+/// contexts of extensions keep the host for as long as the process lives. What follows is the process's end by [`process::end`]: what
+/// libraries have registered for its end could hang or crash it.
 fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
     let done = work(host.clone());
     host.end();
     done
 }
 
-fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std::error::Error>> {
+/// What a server listens on: what its supervisor hands over with what else there is to know, or else what it opens itself.
+fn sockets(
+    cli: &Cli,
+    config: &Config,
+) -> Result<(Supervision, Vec<TcpListener>), Box<dyn std::error::Error>> {
+    if !cli.is_supervised() {
+        let listeners = listen::open(&config.host, config.port)?;
+        return Ok((Supervision::default(), listeners));
+    }
+    let (link, handover) = Link::from_stdin()?;
+    if crash_page::adopt(&handover.page).is_ok() {
+        fatal_signals::install()?;
+    }
+    let link = Arc::new(link);
+    end_with_supervisor(link.clone())?;
+    let supervision = Supervision {
+        link: Some(link),
+        quarantined: handover.quarantined,
+    };
+    Ok((supervision, handover.listeners))
+}
+
+/// Has the server stop when its supervisor has gone: nobody else could tell it to.
+fn end_with_supervisor(link: Arc<Link>) -> io::Result<()> {
+    let wait = move || {
+        link.wait_until_alone();
+        log::error("the supervisor has gone; the server stops", &[]);
+        // Err: it is stopping already.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+    };
+    let thread = std::thread::Builder::new().name("supervisor".to_owned());
+    thread.spawn(wait).map(drop)
+}
+
+/// Ends the process when its own work is done.
+fn end(code: u8) -> ! {
+    fatal_signals::mean_to_end();
+    process::end(code)
+}
+
+fn serve(
+    host: Arc<Host>,
+    listeners: Vec<TcpListener>,
+    ready: impl FnOnce(),
+) -> Result<Ended, Box<dyn std::error::Error>> {
+    let _ends = process::EndsWithThread;
+    log::write_in_background();
+    threads::start()?;
     let listening = |addresses: &[std::net::SocketAddr]| {
         for address in addresses {
             log::info("listening", &[("address", address)]);
@@ -111,6 +201,5 @@ fn serve(host: Arc<Host>, ready: impl FnOnce()) -> Result<ExitCode, Box<dyn std:
         ready();
     };
     host.load_extensions()?;
-    actix_rt::System::new().block_on(server::run(host, listening))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(actix_rt::System::new().block_on(server::run(host, listeners, listening))?)
 }

@@ -100,6 +100,13 @@ impl Extension {
         folder
     }
 
+    /// [`put`](Self::put), in place of all that was in its folder.
+    pub fn put_alone(&self, extensions: &Path) -> PathBuf {
+        // Err: there is none yet.
+        let _ = fs::remove_dir_all(extensions.join(&self.folder));
+        self.put(extensions)
+    }
+
     /// Its folder's name.
     pub fn name(&self) -> &str {
         &self.folder

@@ -3,20 +3,26 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Connection, DEADLINE, Extension, built};
+use super::{Answer, Connection, DEADLINE, Extension, built, eventually};
 
 /// The administrator's static token of every host here.
 pub const ADMIN_TOKEN: &str = "the-administrators-token";
 /// What user tokens are signed with, for every host here.
 pub const SECRET: &str = "the-secret-that-signs-tokens";
+
+/// The exit code of a host that was told to stop and had to leave something as it was.
+pub const FORCED: i32 = 3;
+/// The exit code of a host that cannot serve any more.
+pub const BROKEN: i32 = 4;
 
 /// A host that is being put together.
 pub struct Plan {
@@ -27,6 +33,8 @@ pub struct Plan {
     options: Vec<String>,
     port: u16,
     user: Option<u32>,
+    is_supervised: bool,
+    through: Vec<String>,
 }
 
 /// A host that serves.
@@ -52,6 +60,8 @@ struct Process {
 struct Log {
     lines: Mutex<(Vec<Value>, bool)>,
     changed: Condvar,
+    /// Nobody reads what the host says.
+    is_unread: AtomicBool,
 }
 
 impl Host {
@@ -69,6 +79,8 @@ impl Host {
             options: Vec::new(),
             port: 0,
             user: None,
+            is_supervised: false,
+            through: Vec::new(),
         }
     }
 
@@ -145,6 +157,16 @@ impl Host {
         self.logged(sentence, |line| line["message"] == sentence)
     }
 
+    /// Leaves what it says from now on in the pipe, until [`read_log`](Self::read_log).
+    pub fn leave_log_unread(&self) {
+        self.process.log.is_unread.store(true, Ordering::Release);
+    }
+
+    /// Reads what it says again.
+    pub fn read_log(&self) {
+        self.process.log.is_unread.store(false, Ordering::Release);
+    }
+
     /// Whether its memory says what it keeps: an address sanitizer holds back what was freed, to see who still uses it.
     pub fn gives_memory_back() -> bool {
         std::env::var_os("SANITIZER").is_none()
@@ -152,11 +174,25 @@ impl Host {
 
     /// Memory that it holds, in bytes.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// Has [`most_resident`](Self::most_resident) begin anew: the first start, which hashes a password, takes more than most.
+    pub fn forget_most_resident(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("the host runs");
+    }
+
+    /// The most memory that it held, in bytes.
+    pub fn most_resident(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the host runs");
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name))
             .expect("a size");
         let kb = line.trim().trim_end_matches(" kB").trim();
         kb.parse::<u64>().expect("a number") * 1024
@@ -165,6 +201,55 @@ impl Host {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.process.child.id()
+    }
+
+    /// The processes of its servers, where it is supervised, the youngest last. Not by `children` of /proc, which may leave one out
+    /// while another comes or goes.
+    pub fn servers(&self) -> Vec<u32> {
+        let parent = self.pid().to_string();
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let of_host = processes.filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // Behind the name, which may hold anything: state, parent, group, session, terminal, …, and when it started.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+            let started = (fields.next()? == parent).then(|| fields.nth(17))??;
+            Some((started.parse::<u64>().ok()?, pid))
+        });
+        let mut servers: Vec<(u64, u32)> = of_host.collect();
+        servers.sort_unstable();
+        servers.into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// The process of its server, where it is supervised and has one: that which its commands know.
+    #[track_caller]
+    pub fn server_pid(&self) -> u32 {
+        *self.servers().last().expect("a server")
+    }
+
+    /// Runs a command of the host beside it, with its settings.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let config = self.folder().join("config.toml");
+        self.command_of(&config, arguments)
+    }
+
+    /// The same with other settings, in a file of that name.
+    pub fn command_with(&self, name: &str, config: &str, arguments: &[&str]) -> Output {
+        let path = self.folder().join(name);
+        fs::write(&path, config).expect("a config file");
+        self.command_of(&path, arguments)
+    }
+
+    fn command_of(&self, config: &Path, arguments: &[&str]) -> Output {
+        let mut command = Command::new(built::host());
+        command.arg("--config").arg(config).args(arguments);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .env("TMPDIR", self.folder().join("tmp"))
+            .current_dir(self.folder());
+        command.output().expect("the host runs")
     }
 
     /// Sends it a signal: "TERM", "INT".
@@ -177,6 +262,17 @@ impl Host {
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn ended(self) -> Ended {
+        self.process.ended()
+    }
+
+    /// The same, where nobody reads what it says before it has ended.
+    #[track_caller]
+    pub fn ended_unread(mut self) -> Ended {
+        eventually("the host ends", || {
+            let ended = self.process.child.try_wait();
+            ended.expect("it is a child").is_some()
+        });
+        self.read_log();
         self.process.ended()
     }
 
@@ -266,9 +362,26 @@ impl Plan {
         self
     }
 
+    /// Lets it be two processes, as it is by default. Without this it is one, so that no test passes although the server has
+    /// crashed.
+    pub fn supervised(mut self) -> Self {
+        self.is_supervised = true;
+        self
+    }
+
     /// Runs it as another user.
     pub fn run_by(mut self, id: u32) -> Self {
         self.user = Some(id);
+        self
+    }
+
+    /// Has another program start it, which is given the host's command line behind its own.
+    pub fn through(mut self, program: &str, arguments: &[&str]) -> Self {
+        self.through = [&[program], arguments]
+            .concat()
+            .iter()
+            .map(|part| (*part).to_owned())
+            .collect();
         self
     }
 
@@ -287,6 +400,17 @@ impl Plan {
         }
     }
 
+    /// Starts it, although it may never listen.
+    pub fn start_without_waiting(self) -> Host {
+        let (folder, process) = self.spawn();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Host {
+            folder,
+            address,
+            process,
+        }
+    }
+
     /// Starts it, and waits until it has ended by itself.
     #[track_caller]
     pub fn fail(self) -> Ended {
@@ -299,9 +423,14 @@ impl Plan {
         let config = folder.join("config.toml");
         fs::write(&config, &self.config).expect("config.toml");
         fs::write(folder.join(".env"), &self.dotenv).expect(".env");
-        let mut command = match self.user {
-            None => Command::new(built::host()),
-            Some(id) => {
+        let mut command = match (self.user, self.through.split_first()) {
+            (None, None) => Command::new(built::host()),
+            (None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(built::host());
+                command
+            }
+            (Some(id), _) => {
                 let mut command = Command::new("setpriv");
                 command
                     .args([format!("--reuid={id}"), format!("--regid={id}")])
@@ -315,6 +444,7 @@ impl Plan {
             .arg(&config)
             .args(["--host", "127.0.0.1", "--log-style", "json"])
             .args(["--port", &self.port.to_string()])
+            .args((!self.is_supervised).then_some("--supervise=false"))
             .args(&self.options)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -337,6 +467,9 @@ impl Process {
         let writer = log.clone();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                while writer.is_unread.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 // A line that is no JSON, such as a panic's, is kept as a text.
                 writer.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
             }
@@ -358,6 +491,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.log.is_unread.store(false, Ordering::Release);
         // Errors say that it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,7 +1,9 @@
 //! What the tests stand on, from the outside in: the [`host`], the [`wire`] to it, the [`upstream`] behind it, and the
-//! [`extension`]s in it, which are [`built`] once.
+//! [`extension`]s in it, which are [`built`] once. A [`disk`] and a [`line`](cut) can fail when a test wants them to.
 
 pub mod built;
+pub mod cut;
+pub mod disk;
 pub mod extension;
 pub mod host;
 pub mod upstream;

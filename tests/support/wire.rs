@@ -114,9 +114,21 @@ impl Connection {
         self.arrived.drain(..count).collect()
     }
 
+    /// Reads until so many bytes more are there.
+    pub fn wait_for(&mut self, count: usize) {
+        let count = self.arrived.len() + count;
+        while self.arrived.len() < count && self.more().expect("bytes in time") {}
+    }
+
     /// Whether the server ends the connection without sending anything more.
     pub fn ends(&mut self) -> bool {
         self.arrived.is_empty() && !self.more().unwrap_or(false)
+    }
+
+    /// All that comes until the server ends the connection, however it does.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.more().unwrap_or(false) {}
+        std::mem::take(&mut self.arrived)
     }
 
     /// Reads the body behind a head; false where the connection ends before it is whole.

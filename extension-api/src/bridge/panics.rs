@@ -1,7 +1,8 @@
 //! Panics of the author's code, which must not cross the boundary: they are caught, with their message and their location.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -27,9 +28,9 @@ fn panic_text(payload: Box<dyn Any + Send>) -> String {
         (_, Some(message)) => message.as_str(),
         (None, None) => "a value that is not text",
     };
-    let text = match LOCATION.try_with(RefCell::take) {
-        Ok(Some(location)) => format!("panicked at {location}: {message}"),
-        _ => format!("panicked: {message}"),
+    let text = match take_location() {
+        Some(location) => format!("panicked at {location}: {message}"),
+        None => format!("panicked: {message}"),
     };
     // A payload of the author's own type may panic when it is dropped; the second one is leaked.
     if let Err(second) = panic::catch_unwind(AssertUnwindSafe(move || drop(payload))) {
@@ -40,7 +41,12 @@ fn panic_text(payload: Box<dyn Any + Send>) -> String {
 
 thread_local! {
     static CATCHING: Cell<u32> = const { Cell::new(0) };
-    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Without a destructor: a thread's first use of one waits for the system's loader, which may be loading another library.
+    static LOCATION: Cell<Option<ManuallyDrop<String>>> = const { Cell::new(None) };
+}
+
+fn take_location() -> Option<String> {
+    LOCATION.take().map(ManuallyDrop::into_inner)
 }
 
 /// Records where a caught panic happened instead of printing it: the message becomes a log line of the host. Other panics, on
@@ -53,8 +59,9 @@ pub(crate) fn record_panic_locations() {
             if CATCHING.try_with(Cell::get).unwrap_or(0) == 0 {
                 return before(info);
             }
+            drop(take_location());
             let location = info.location().map(ToString::to_string);
-            let _ = LOCATION.try_with(|last| last.replace(location));
+            LOCATION.set(location.map(ManuallyDrop::new));
         }));
     });
 }

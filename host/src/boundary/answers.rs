@@ -5,6 +5,7 @@
 )]
 
 use std::hint::cold_path;
+use std::mem::MaybeUninit;
 
 use actix_http::header::HeaderMap;
 use actix_http::{Response, StatusCode};
@@ -15,10 +16,12 @@ use super::answer_headers::{Declared, Edits, set_headers, status_of};
 use super::ffi_in::{lossy, of_fetched, of_request, sized};
 use super::relayed::relayed;
 use super::start_operation::{on_worker, staged};
+use super::whole_body::whole_body;
 use super::{buffers, request};
 use crate::http::body::Body;
 use crate::http::reply::{self, Failure, REQUEST_ID, Refusal};
-use crate::platform::log::{self, Level};
+use crate::platform::log::Level;
+use crate::platform::log_limit;
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::worker::{self, current};
 
@@ -26,13 +29,13 @@ pub(super) unsafe extern "C" fn respond(
     request: ext_request,
     response: *const ext_response,
 ) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it a response, lent for the call.
-    let Some(response) = (unsafe { response.as_ref() }) else {
+    let Some(response) = (unsafe { sized("respond", response, &mut room) }) else {
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { buffers::take(response.body) };
-    sized::<ext_response>("respond", response.struct_size);
     let Some(request) = of_request(request) else {
         cold_path();
         return stale("respond");
@@ -44,13 +47,13 @@ pub(super) unsafe extern "C" fn stream(
     request: ext_request,
     head: *const ext_response,
 ) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it a response, lent for the call.
-    let Some(response) = (unsafe { head.as_ref() }) else {
+    let Some(response) = (unsafe { sized("stream", head, &mut room) }) else {
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { buffers::take(response.body) };
-    sized::<ext_response>("stream", response.struct_size);
     let Some(request) = of_request(request) else {
         return stale("stream");
     };
@@ -111,11 +114,11 @@ pub(super) unsafe extern "C" fn end(request: ext_request, status: ext_status) ->
 }
 
 pub(super) unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it an error, lent for the call.
-    let Some(error) = (unsafe { error.as_ref() }) else {
+    let Some(error) = (unsafe { sized("fail", error, &mut room) }) else {
         return EXT_INVALID;
     };
-    sized::<ext_error>("fail", error.struct_size);
     let Some(request) = of_request(request) else {
         return stale("fail");
     };
@@ -177,8 +180,10 @@ pub(super) unsafe extern "C" fn relay(
         discard();
         return stale("relay");
     };
-    // SAFETY: NULL, or lent for the call.
-    let edits = unsafe { edits.as_ref() }.map(Edits::read).transpose();
+    let mut room = MaybeUninit::uninit();
+    // SAFETY: NULL, or a response, lent for the call.
+    let edits = unsafe { sized("relay", edits, &mut room) };
+    let edits = edits.map(Edits::read).transpose();
     let (answer, edits) = match (answer, edits) {
         (Some(answer), Ok(edits)) => (answer, edits),
         (None, _) => return reject(request, "the answer that was to be relayed is over"),
@@ -195,7 +200,7 @@ pub(super) unsafe extern "C" fn relay(
         // An answer that was fetched on another worker cannot move here: its connection belongs there.
         let response = match answer.close(worker) {
             Some((status, headers, Some(body))) => {
-                let mut response = relayed(status, headers, body, request.flight());
+                let mut response = relayed(status, headers, body, request.hand_flight_on());
                 if let Some(edits) = edits {
                     edits.apply(&mut response);
                 }
@@ -243,7 +248,7 @@ fn answer_with(request: request::Handle, given: &ext_response, body: Bytes) -> e
         return late(request, status);
     }
     // Straight into the answer's own header map.
-    let mut response = Response::with_body(status, Body::Bytes(body));
+    let mut response = Response::with_body(status, whole_body(request, body));
     let headers = response.headers_mut();
     let made = set_headers(headers, given);
     match made {
@@ -272,7 +277,8 @@ fn answer_from_elsewhere(
         Ok(_) => match request.claim(false) {
             Ok(()) => {
                 request.worker().run(move |worker| {
-                    request.answer(with_headers(status, headers, Body::Bytes(body)));
+                    let body = whole_body(request, body);
+                    request.answer(with_headers(status, headers, body));
                     request.finish(worker);
                 });
                 EXT_OK
@@ -336,7 +342,8 @@ fn stale(call: &str) -> ext_status {
     });
     let name = worker::inside();
     let name = name.as_deref().unwrap_or("unknown");
-    log::event(
+    log_limit::event(
+        (name, call),
         Level::Warn,
         "an extension used a request that it had finished before",
         &[("extension", &name), ("call", &call)],

@@ -162,7 +162,7 @@ impl Completion {
         };
         let worker = worker::current();
         let inside = self.flight.as_ref().zip(worker);
-        let _inside = inside.map(|(flight, worker)| worker.enter(flight.build()));
+        let _inside = inside.map(|(flight, worker)| worker.enter(flight.build(), flight.call()));
         invoke(completion, outcome);
     }
 }

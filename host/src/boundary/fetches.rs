@@ -5,6 +5,7 @@
 )]
 
 use std::hint::cold_path;
+use std::mem::MaybeUninit;
 
 use actix_http::Method;
 use actix_http::header::{self, HeaderName};
@@ -26,13 +27,13 @@ pub(super) unsafe extern "C" fn fetch(
     completion: ext_completion,
     op: *mut ext_op,
 ) -> ext_status {
+    let mut room = MaybeUninit::uninit();
     // SAFETY: the header makes it a fetch, lent for the call.
-    let Some(fetch) = (unsafe { fetch.as_ref() }) else {
+    let Some(fetch) = (unsafe { sized("fetch", fetch, &mut room) }) else {
         return EXT_INVALID;
     };
     // SAFETY: given by the rules of the header, also where the call fails.
     let body = unsafe { buffers::take(fetch.body) };
-    sized::<ext_fetch>("fetch", fetch.struct_size);
     let Some(ctx) = context(ctx) else {
         return EXT_INVALID;
     };
@@ -125,11 +126,9 @@ pub(super) unsafe extern "C" fn fetch_write(
         || operation.hold(),
         move |_, completion| match operation.upload() {
             None => Err((completion, EXT_GONE)),
-            // Where the call is over the part is dropped, and its completion called as cancelled.
-            Some(upload) => {
-                let _ = upload.send(upload::Part::Chunk(chunk, completion));
-                Ok(())
-            }
+            Some(upload) => upload
+                .write(chunk, completion)
+                .map_err(|completion| (completion, EXT_BUSY)),
         },
     )
 }
@@ -142,7 +141,7 @@ pub(super) unsafe extern "C" fn fetch_end(op: ext_op, status: ext_status) -> ext
     };
     operation.worker().run(move |_| {
         if let Some(upload) = operation.upload() {
-            let _ = upload.send(upload::Part::End(status == EXT_OK));
+            upload.end(status == EXT_OK);
         }
     });
     EXT_OK

@@ -5,6 +5,7 @@
 )]
 
 use std::hint::cold_path;
+use std::mem::MaybeUninit;
 
 use actix_http::header::HeaderMap;
 use extension_api::abi::*;
@@ -53,14 +54,47 @@ pub(super) fn slice_of<'a>(fields: *const ext_field, count: usize) -> &'a [ext_f
     unsafe { std::slice::from_raw_parts(fields, count) }
 }
 
-/// Notes a struct that is shorter than the first version of the header has it.
-pub(super) fn sized<T>(call: &str, struct_size: u32) {
-    if (struct_size as usize) < size_of::<T>() {
-        cold_path();
-        contract_checks::note(Rule::StructSize, || {
-            format!("`{call}` was given a struct_size of {struct_size}")
-        });
+/// A struct of the ABI that begins with its `struct_size`, and may be all zeros.
+pub(super) trait SizedStruct: Copy {}
+impl SizedStruct for ext_response {}
+impl SizedStruct for ext_error {}
+impl SizedStruct for ext_fetch {}
+
+/// A struct that the caller lends, of which nothing is read beyond the size that it says: the rest reads as zero, for which `room`
+/// is the place. `None`: there is none. Notes one that is shorter than the first version of the header has it.
+///
+/// # Safety
+/// NULL, or a struct whose `struct_size` says how much of it may be read, during the life of `room`.
+#[inline]
+pub(super) unsafe fn sized<'a, T: SizedStruct>(
+    call: &str,
+    given: *const T,
+    room: &'a mut MaybeUninit<T>,
+) -> Option<&'a T> {
+    if given.is_null() {
+        return None;
     }
+    // SAFETY: not NULL, and every struct that grows begins with this (header).
+    let struct_size = unsafe { given.cast::<u32>().read() } as usize;
+    if struct_size >= size_of::<T>() {
+        // SAFETY: it is whole, and lent by the caller for the call.
+        return unsafe { given.as_ref() };
+    }
+    cold_path();
+    contract_checks::note(Rule::StructSize, || {
+        format!("`{call}` was given a struct_size of {struct_size}")
+    });
+    *room = MaybeUninit::zeroed();
+    // SAFETY: as much as the struct says that it has, which is less than `room`.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            given.cast::<u8>(),
+            room.as_mut_ptr().cast::<u8>(),
+            struct_size,
+        );
+    }
+    // SAFETY: zeros are values of each `SizedStruct`, whatever of it has been written over.
+    Some(unsafe { room.assume_init_ref() })
 }
 
 pub(super) fn look_up(

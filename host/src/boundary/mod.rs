@@ -17,6 +17,7 @@ pub mod request;
 mod start_operation;
 mod table;
 mod upload;
+mod whole_body;
 
 pub use self::completion::call_due;
 pub use self::operation::watch_deadlines as watch_operations;

@@ -125,7 +125,8 @@ pub(super) fn begin(
     out: OutPointer,
     start: impl FnOnce(Completion) -> operation::Handle,
 ) -> Result<(), (Completion, ext_status)> {
-    completion.hold(flight);
+    let call = request.and_then(|request| request.call_mark());
+    completion.hold(flight.with_call(call.unwrap_or_default()));
     if worker.is_ending() {
         return Err((completion, EXT_GONE));
     }

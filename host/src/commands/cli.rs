@@ -21,6 +21,9 @@ pub struct Cli {
     files: FileOptions,
     #[command(flatten)]
     serve: ServeOptions,
+    /// The process is the server of a supervisor, which is at the other end of the standard input.
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -88,18 +91,24 @@ pub enum Command {
         #[command(flatten)]
         serve: ServeOptions,
     },
-    /// Serves the extension that another process checks.
+    /// Serves the extension that another process checks, which holds the other end of its standard input.
     #[command(hide = true)]
     CheckSubject {
         /// Its folder.
         folder: PathBuf,
-        /// The socket of the process that checks.
-        #[arg(long)]
-        control: PathBuf,
         /// What answers outgoing calls.
         #[arg(long)]
         stand_in: SocketAddr,
     },
+    /// Has the running host replaced by the binary that is on the disk now, without losing a request.
+    Upgrade {
+        /// Prints JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Loads the extension that another process names, and reports to it.
+    #[command(hide = true)]
+    Trial,
     /// Shows what the extensions folder holds: what would be mounted, and why the rest would not.
     List {
         /// Prints JSON for programs instead of a table.
@@ -115,6 +124,14 @@ pub enum Command {
     /// Makes, shows and revokes static tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Copies the store of users and tokens into a new file, whole, whether a host runs or not.
+    Backup {
+        /// The file, which must not be there yet
+        file: PathBuf,
+        /// Prints JSON for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The files to read settings from.
@@ -143,6 +160,9 @@ pub struct ServeOptions {
     /// The number of event-loop threads; 0: one for each core [default: 0]
     #[arg(long, value_name = "COUNT")]
     workers: Option<usize>,
+    /// Has a second process start the server anew when an extension has ended it [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    supervise: Option<bool>,
     /// Ends the host where an extension cannot be loaded
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     must_load: Option<bool>,
@@ -163,6 +183,11 @@ impl Cli {
         self.command
             .clone()
             .unwrap_or_else(|| Command::Serve(ServeOptions::default()))
+    }
+
+    /// Whether this process is the server of a supervisor.
+    pub fn is_supervised(&self) -> bool {
+        self.supervised
     }
 
     /// The options that say where settings come from, for another process.
@@ -197,6 +222,7 @@ impl Cli {
             host: behind.host.as_ref().or(before.host.as_ref()).cloned(),
             port: behind.port.or(before.port),
             workers: behind.workers.or(before.workers),
+            supervise: behind.supervise.or(before.supervise),
             must_load: behind.must_load.or(before.must_load),
             auto_reload: behind.auto_reload.or(before.auto_reload),
             log_level: behind.log_level.or(before.log_level),

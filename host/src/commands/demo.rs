@@ -12,7 +12,7 @@ use crate::config::values::Secret;
 use crate::extension::copies::Copies;
 use crate::identity::Authority;
 use crate::platform::env::Env;
-use crate::server::Host;
+use crate::server::{Host, Supervision};
 use crate::store::random_text;
 
 /// The variables that the demo's extensions see; `${PORT}` is filled in.
@@ -89,7 +89,13 @@ impl Demo {
         let authority = Authority::without_store(&config.auth)?;
         let env = Env::of_file(Path::new(ENV), &[("PORT", &config.port.to_string())])?;
         Ok(Self {
-            host: Host::new(config, env, authority, Copies::temporary)?,
+            host: Host::new(
+                config,
+                env,
+                authority,
+                Copies::temporary,
+                Supervision::default(),
+            )?,
             text,
             token,
         })

@@ -22,7 +22,7 @@ use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
 use crate::platform::scratch::{self, Scratch};
-use crate::server::Host;
+use crate::server::{Host, Supervision};
 
 /// How long nothing may be saved before a build begins: editors write several files, and some of them twice.
 const SETTLED: Duration = Duration::from_millis(30);
@@ -101,6 +101,7 @@ impl Dev {
         mut config: Config,
         env: Env,
         folders: &[PathBuf],
+        supervision: Supervision,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         config.auto_reload = true;
         let here = [PathBuf::from(".")];
@@ -120,7 +121,7 @@ impl Dev {
         }
         let authority = Authority::open(&config)?;
         let mut dev = Self {
-            host: Host::new(config, env, authority, Copies::temporary)?,
+            host: Host::new(config, env, authority, Copies::temporary, supervision)?,
             sources: sources.into_iter().map(Source::of).collect(),
             _links: links,
         };

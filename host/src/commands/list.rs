@@ -1,6 +1,5 @@
 //! `extension-host list`: what the extensions folder holds, mounted or refused with the reason.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,7 +13,7 @@ use crate::server::{Host, ServeError};
 ///
 /// # Errors
 /// Where the extensions folder cannot be read.
-pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn run(host: &Arc<Host>, json: bool) -> Result<(), Box<dyn std::error::Error>> {
     loader::update(&host.catalog, &Scope::Changed)
         .map_err(|cause| ServeError::Extensions(host.config.extensions_path.clone(), cause))?;
     let loaded = host.catalog.registry.load_full();
@@ -31,7 +30,7 @@ pub fn run(host: &Arc<Host>, json: bool) -> Result<ExitCode, Box<dyn std::error:
             println!("passed over: {} {}", passed.folder, passed.why);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The table of all endpoints, with the cause below each one that is not served.

@@ -1,6 +1,7 @@
 //! What a person starts from the command line: a file for each command, and [`cli`] for the arguments.
 
 pub mod accounts;
+pub mod backup;
 pub mod build;
 pub mod check;
 pub mod cli;

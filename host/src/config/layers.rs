@@ -26,6 +26,8 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// See [`Config::workers`].
     pub workers: Option<usize>,
+    /// See [`Config::supervise`].
+    pub supervise: Option<bool>,
     /// See [`Config::extensions_path`].
     pub extensions_path: Option<PathBuf>,
     /// See [`Config::must_load`].
@@ -39,7 +41,8 @@ pub struct Overrides {
 }
 
 impl Config {
-    /// Reads the file and the environment, and puts the layers over each other.
+    /// Reads the file and the environment, and puts the layers over each other. Paths are absolute from here on: an extension
+    /// may change the working directory, which is the whole process's.
     ///
     /// # Errors
     /// Where a file that must be there is missing, or anything in a file or variable is not understood.
@@ -55,9 +58,12 @@ impl Config {
             })?;
             config.env_file.clone_from(path);
         }
+        make_absolute(&mut config.env_file)?;
         let env = Env::load(&config.env_file).map_err(ConfigError::Env)?;
         config.apply_env(&env)?;
         config.apply(overrides);
+        make_absolute(&mut config.extensions_path)?;
+        make_absolute(&mut config.database.path)?;
         Ok((config, env))
     }
 
@@ -67,7 +73,6 @@ impl Config {
     /// Where it is no TOML, has an unknown field or a value that is not understood.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, DocumentError> {
         let mut config: Config = document::parse(text)?;
-        // Joined to the working directory, "./extensions" stays as it is: paths in messages are then as they were written.
         if folder != Path::new("") {
             config.extensions_path = folder.join(&config.extensions_path);
             config.env_file = folder.join(&config.env_file);
@@ -135,6 +140,7 @@ impl Config {
         overwrite(&mut self.host, overrides.host.clone());
         overwrite(&mut self.port, overrides.port);
         overwrite(&mut self.workers, overrides.workers);
+        overwrite(&mut self.supervise, overrides.supervise);
         overwrite(&mut self.extensions_path, overrides.extensions_path.clone());
         overwrite(&mut self.must_load, overrides.must_load);
         overwrite(&mut self.auto_reload, overrides.auto_reload);
@@ -161,6 +167,15 @@ fn read(path: &Path) -> Result<Option<Config>, ConfigError> {
             path: path.to_owned(),
             source,
         })
+}
+
+/// A path below the working directory, absolute; none where that has been removed.
+fn make_absolute(path: &mut PathBuf) -> Result<(), ConfigError> {
+    *path = std::path::absolute(&*path).map_err(|source| ConfigError::Unreadable {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(())
 }
 
 fn missing(path: &Path) -> ConfigError {

@@ -11,4 +11,6 @@ pub mod values;
 
 pub use self::error::ConfigError;
 pub use self::layers::{FILE_NAME, Overrides};
-pub use self::settings::{Auth, Config, Database, Directus, ExtensionRules, Fetch, Limits, Log};
+pub use self::settings::{
+    Auth, Config, Database, Directus, ExtensionRules, Fetch, Limits, Log, Quarantine,
+};

@@ -19,6 +19,8 @@ pub struct Config {
     pub port: u16,
     /// How many event-loop threads; 0: one for each core.
     pub workers: usize,
+    /// Whether a second process starts the server anew when an extension has ended it.
+    pub supervise: bool,
     /// The folder of the extensions.
     pub extensions_path: PathBuf,
     /// Whether an extension that cannot be loaded ends the host.
@@ -27,10 +29,14 @@ pub struct Config {
     pub auto_reload: bool,
     /// Whether extensions are accepted that would end the host where they panic.
     pub allow_panic_abort: bool,
+    /// Whether a build is loaded by a process of its own first, so that one that crashes is refused and does not end the host.
+    pub trial_load: bool,
     /// The file of variables below those of the process; it may be missing.
     pub env_file: PathBuf,
     /// What a request may take.
     pub limits: Limits,
+    /// When an extension that ends the server is left out.
+    pub quarantine: Quarantine,
     /// What an outgoing call may take.
     pub fetch: Fetch,
     /// What is logged, and how.
@@ -54,18 +60,34 @@ pub struct Limits {
     pub timeout_ms: u64,
     /// How many requests one extension may have in hand at once; then 503.
     pub concurrency_max: usize,
-    /// How many threads serve blocking routes.
+    /// How many threads serve blocking routes, all of the process together.
     pub blocking_threads: usize,
+    /// How many of those one extension may have at once; 0: half of them.
+    pub blocking_threads_each: usize,
     /// How many connections each worker keeps open.
     pub connections_max: usize,
     /// How long an idle connection is kept open.
     pub keep_alive_ms: u64,
     /// How long a client may take to send a request's head.
     pub client_request_timeout_ms: u64,
+    /// How long a client may take none of its answer. 0: for ever.
+    pub client_write_timeout_ms: u64,
     /// How long requests in flight may take when the host is told to stop.
     pub shutdown_timeout_ms: u64,
     /// For an extension to get ready when it is loaded; then it is refused, and the others are served.
     pub create_timeout_ms: u64,
+    /// How long an extension may keep a worker; then a new server takes over, where there is a supervisor. 0: for ever.
+    pub stuck_ms: u64,
+}
+
+/// When an extension that ends the server is left out, and the others serve.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quarantine {
+    /// After so many crashes; 0: never.
+    pub crashes: u32,
+    /// Within this time, in milliseconds.
+    pub window_ms: u64,
 }
 
 /// What an outgoing call may take, where the extension does not say otherwise. Times are in milliseconds.
@@ -182,12 +204,15 @@ impl Default for Config {
             host: "0.0.0.0".to_owned(),
             port: 8055,
             workers: 0,
+            supervise: true,
             extensions_path: "./extensions".into(),
             must_load: false,
             auto_reload: false,
             allow_panic_abort: false,
+            trial_load: true,
             env_file: ".env".into(),
             limits: Limits::default(),
+            quarantine: Quarantine::default(),
             fetch: Fetch::default(),
             log: Log::default(),
             auth: Auth::default(),
@@ -204,13 +229,39 @@ impl Default for Limits {
             timeout_ms: 60_000,
             concurrency_max: 10_000,
             blocking_threads: 64,
+            blocking_threads_each: 0,
             connections_max: 25_000,
             // Longer than the minute after which common load balancers close, so that it is they who close.
             keep_alive_ms: 75_000,
             client_request_timeout_ms: 10_000,
+            // As nginx's send_timeout.
+            client_write_timeout_ms: 60_000,
             shutdown_timeout_ms: 10_000,
             create_timeout_ms: 10_000,
+            stuck_ms: 30_000,
         }
+    }
+}
+
+impl Default for Quarantine {
+    fn default() -> Quarantine {
+        Quarantine {
+            crashes: 3,
+            window_ms: 600_000,
+        }
+    }
+}
+
+impl Limits {
+    /// How many threads for blocking routes an extension has at most. It may ask for fewer than the operator gives each, not for
+    /// more: they are everybody's.
+    pub fn blocking_share(&self, wanted: Option<usize>) -> usize {
+        let all = self.blocking_threads.max(1);
+        let each = match self.blocking_threads_each {
+            0 => all.div_ceil(2),
+            each => each.min(all),
+        };
+        wanted.map_or(each, |wanted| wanted.clamp(1, each))
     }
 }
 

@@ -1,15 +1,17 @@
 //! All that is known of extensions while the host runs: what is mounted, what they are made from, and what they leave behind.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use std::{fmt, io};
+use std::{fmt, io, thread};
 
 use arc_swap::ArcSwap;
 use extension_api::abi::ext_callbacks;
 
 use super::copies::Copies;
 use super::loaded::Extension;
+use super::quarantine::Quarantine;
 use super::registry::Registry;
 use crate::config::Config;
 use crate::platform::env::Env;
@@ -26,6 +28,8 @@ pub struct Catalog {
     pub registry: ArcSwap<Registry>,
     /// Private copies of libraries.
     pub copies: Copies,
+    /// What is left out.
+    pub quarantine: Quarantine,
     /// Who calls extensions.
     pub workers: Arc<Workers>,
     /// What extensions may call.
@@ -34,6 +38,8 @@ pub struct Catalog {
     pub updating: Mutex<()>,
     /// Extensions that were replaced and may still have requests in hand.
     retired: Mutex<Vec<Weak<Extension>>>,
+    /// Extensions that are being stopped because the host ends.
+    ending: Mutex<Vec<Arc<Ending>>>,
 }
 
 /// The folder for private copies cannot be made.
@@ -66,6 +72,7 @@ impl Catalog {
         env: Env,
         callbacks: &'static ext_callbacks,
         copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
+        quarantine: Quarantine,
     ) -> Result<Arc<Self>, CopiesError> {
         let copies = copies().map_err(|(path, cause)| CopiesError(path, cause))?;
         Ok(Arc::new(Self {
@@ -73,10 +80,12 @@ impl Catalog {
             env: ArcSwap::from_pointee(env),
             registry: ArcSwap::default(),
             copies,
+            quarantine,
             workers: Arc::default(),
             callbacks,
             updating: Mutex::default(),
             retired: Mutex::default(),
+            ending: Mutex::default(),
         }))
     }
 
@@ -103,37 +112,107 @@ impl Catalog {
         older.map(|old| old.context.in_flight.requests()).sum()
     }
 
-    /// Stops and destroys all extensions, when no request is served any more, and removes the copies. An extension that hangs
-    /// does not keep the host from ending.
-    pub fn end(&self) {
-        const TIMEOUT: Duration = Duration::from_secs(5);
+    /// Has all extensions stopped and destroyed, each by a thread of its own, when nothing of it is in flight any more; at `deadline`
+    /// one that still has something in flight is left as it is.
+    pub fn begin_end(&self, deadline: Instant) {
         let registry = self.registry.swap(Arc::default());
-        let (done, wait) = std::sync::mpsc::channel();
-        let mut running: Vec<Arc<str>> = Vec::new();
+        let mut ending = self.ending();
         for extension in registry.loaded().cloned() {
-            running.push(extension.context.name().clone());
-            let done = done.clone();
-            std::thread::spawn(move || {
-                extension.retire(Instant::now() + TIMEOUT);
-                // Err: nobody waits any more.
-                let _ = done.send(extension.context.name().clone());
+            let end = Arc::new(Ending {
+                extension,
+                is_over: AtomicBool::new(false),
             });
+            ending.push(end.clone());
+            let work = move || {
+                end.extension.retire(deadline);
+                end.is_over.store(true, Ordering::Release);
+            };
+            start_thread("stop", work);
         }
-        let deadline = Instant::now() + 2 * TIMEOUT;
-        while !running.is_empty() {
-            match wait.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(name) => running.retain(|other| *other != name),
-                Err(_) => break,
-            }
-        }
-        for name in running {
+    }
+
+    /// Whether all that [`begin_end`](Self::begin_end) began is over.
+    pub fn is_ended(&self) -> bool {
+        self.ending()
+            .iter()
+            .all(|end| end.is_over.load(Ordering::Acquire))
+    }
+
+    /// Says which of those extensions have not been stopped and destroyed, and forgets them all. Tells whether there is any.
+    pub fn report_left(&self) -> bool {
+        let mut ending = std::mem::take(&mut *self.ending());
+        ending.retain(|end| !end.is_destroyed());
+        for end in &ending {
+            let in_flight = &end.extension.context.in_flight;
+            let fields: [log::Field<'_>; 3] = [
+                ("extension", end.extension.context.name()),
+                ("requests", &in_flight.requests()),
+                ("in_flight", &in_flight.flights()),
+            ];
             log::event(
                 Level::Warn,
                 "an extension does not stop; the host ends without it",
-                &[("extension", &name)],
+                &fields,
             );
         }
+        !ending.is_empty()
+    }
+
+    /// Says which extensions have requests in flight that are not waited for any more.
+    pub fn report_requests(&self) {
+        for extension in self.registry.load().loaded() {
+            let requests = extension.context.in_flight.requests();
+            if requests > 0 {
+                let fields: [log::Field<'_>; 2] = [
+                    ("extension", extension.context.name()),
+                    ("requests", &requests),
+                ];
+                let sentence = "requests did not finish before shutdown_timeout_ms was over; they are cancelled";
+                log::event(Level::Warn, sentence, &fields);
+            }
+        }
+    }
+
+    /// Stops and destroys all extensions, when no request is served any more, and removes the copies. An extension that hangs
+    /// does not keep the host from ending. Blocks.
+    pub fn end(&self) {
+        const TIMEOUT: Duration = Duration::from_secs(5);
+        let began = Instant::now();
+        self.begin_end(began + TIMEOUT);
+        while !self.is_ended() && began.elapsed() < 2 * TIMEOUT {
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.report_left();
         self.copies.end();
+    }
+
+    fn ending(&self) -> MutexGuard<'_, Vec<Arc<Ending>>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An extension that is being stopped because the host ends.
+struct Ending {
+    extension: Arc<Extension>,
+    /// It is stopped and destroyed, or left as it is.
+    is_over: AtomicBool,
+}
+
+impl Ending {
+    fn is_destroyed(&self) -> bool {
+        self.is_over.load(Ordering::Acquire) && self.extension.is_stopped()
+    }
+}
+
+/// Starts a thread that stops extensions: it waits, and their hooks may block.
+fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    if let Err(cause) = started {
+        log::event(
+            Level::Error,
+            "cannot start a thread to stop an extension; it is kept as it is",
+            &[("cause", &cause)],
+        );
     }
 }
 
@@ -143,15 +222,5 @@ fn retire_on_a_thread(extension: Arc<Extension>, timeout: Duration) {
         extension.retire(Instant::now() + timeout);
         extension.remove_copy();
     };
-    // A thread of its own: it waits, and the hooks may block.
-    let started = std::thread::Builder::new()
-        .name("retire".to_owned())
-        .spawn(work);
-    if let Err(cause) = started {
-        log::event(
-            Level::Error,
-            "cannot start a thread to stop an extension; it is kept as it is",
-            &[("cause", &cause)],
-        );
-    }
+    start_thread("retire", work);
 }

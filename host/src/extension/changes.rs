@@ -43,6 +43,7 @@ pub fn report(changes: &[Change]) {
                     ("folder", folder),
                 ];
                 log::event(Level::Info, "mounted an extension", &fields);
+                warn(extension, folder);
             }
             What::Reloaded(extension) => {
                 let fields: [log::Field<'_>; 4] = [
@@ -52,6 +53,7 @@ pub fn report(changes: &[Change]) {
                     ("folder", folder),
                 ];
                 log::event(Level::Info, "reloaded an extension", &fields);
+                warn(extension, folder);
             }
             What::Kept(extension, error) => {
                 let fields: [log::Field<'_>; 3] = [
@@ -77,6 +79,12 @@ pub fn report(changes: &[Change]) {
                 &[("folder", folder)],
             ),
         }
+    }
+}
+
+fn warn(extension: &Extension, folder: &str) {
+    for warning in &extension.warnings {
+        log::event(Level::Warn, warning, &[("folder", &folder)]);
     }
 }
 

@@ -10,7 +10,8 @@ use super::error::Reason;
 use super::manifest::{AllowedOrigins, Manifest};
 use super::routes::{self, Route, RouteData};
 use crate::platform::env::Env;
-use crate::platform::log::{self, Level};
+use crate::platform::log::Level;
+use crate::platform::log_limit;
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::Remote;
@@ -67,6 +68,7 @@ impl Context {
         manifest: &Manifest,
         env: &Env,
         workers: &Arc<Workers>,
+        fingerprint: u64,
     ) -> Result<Box<Self>, Reason> {
         manifest.check_variables(env)?;
         let variables = manifest
@@ -75,7 +77,7 @@ impl Context {
             .map(|name| (name.to_owned(), env.get(name).map(str::to_owned)))
             .collect();
         let name: Arc<str> = name.into();
-        let number = workers.register(name.clone());
+        let number = workers.register(name.clone(), fingerprint);
         Ok(Box::new(Self {
             in_flight: InFlight::new(name, number),
             basic_auth: manifest.request.basic_auth,
@@ -136,6 +138,7 @@ impl Context {
                     params,
                     flags,
                     data: RouteData::of(data),
+                    mark: 0,
                 });
                 Ok(())
             }
@@ -223,6 +226,11 @@ impl Context {
         self.allowed.allows(base.origin())
     }
 
+    /// What a crash names a text by: see [`Workers::intern`].
+    pub fn intern(&self, text: &str) -> u32 {
+        self.workers.intern(text)
+    }
+
     /// A worker for what belongs to no request.
     pub fn any_worker(&self) -> Option<Remote> {
         self.workers.any()
@@ -235,7 +243,8 @@ impl Context {
     }
 
     fn log_wrong(&self, call: &str, rule: &str) {
-        log::event(
+        log_limit::event(
+            (self.name(), call),
             Level::Error,
             "the extension called the host wrongly",
             &[("extension", self.name()), ("call", &call), ("rule", &rule)],

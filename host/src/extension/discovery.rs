@@ -2,6 +2,7 @@
 //!
 //! Nothing is loaded here, and no library is opened.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -206,6 +207,12 @@ fn library_names(dist: &Path) -> Result<Vec<String>, Reason> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Whether a file in `dist` is a library that others may need, by its name: "libx.so", "libx.so.1".
+pub fn is_library_name(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    !name.starts_with('.') && (is_native(&name) || name.contains(".so."))
 }
 
 fn is_native(name: &str) -> bool {

@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
+use serde::{Deserialize, Serialize};
+
+use super::open_fault::OpenFault;
 use crate::config::document::DocumentError;
+use crate::platform::error_chain::error_chain;
 
 /// An extension that is not served, and why.
 #[derive(Debug)]
@@ -49,9 +53,39 @@ impl std::error::Error for LoadError {
     }
 }
 
+/// A step of a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// The library is loaded: its initialisers run.
+    Load,
+    /// An instance is made.
+    Create,
+    /// The instance is stopped and destroyed.
+    Destroy,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Load => "the initialisers of its library",
+            Step::Create => "its `new` (`create`)",
+            Step::Destroy => "its `stop` or `destroy`",
+        })
+    }
+}
+
 /// Why an extension is not served.
 #[derive(Debug)]
 pub enum Reason {
+    /// It has ended the server too often.
+    Quarantined {
+        /// The ids under which it was served.
+        ids: Vec<String>,
+        /// Since when, in seconds since 1970.
+        since: u64,
+        /// What it has done.
+        why: String,
+    },
     /// `dist` holds no library.
     MissingLibrary {
         /// Where it was looked for.
@@ -153,6 +187,51 @@ pub enum Reason {
         library: PathBuf,
         /// What the loader said.
         text: String,
+        /// What that means.
+        fault: OpenFault,
+    },
+    /// The file is larger than any library should be.
+    TooLarge {
+        /// The file.
+        library: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size.
+        bytes_max: u64,
+    },
+    /// What lies beside the library that needs it is more than can be taken along.
+    DistTooLarge {
+        /// The folder.
+        dist: PathBuf,
+        /// The most files.
+        files_max: usize,
+        /// The most bytes.
+        bytes_max: u64,
+    },
+    /// There can be no process that tries it before the host loads it.
+    TrialImpossible {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended the process that tried it.
+    TrialCrashed {
+        /// The file.
+        library: PathBuf,
+        /// What was tried.
+        step: Step,
+        /// How the process ended.
+        how: String,
+        /// What it wrote last.
+        last_line: Option<String>,
+    },
+    /// What was tried does not return.
+    TrialTimeout {
+        /// The file.
+        library: PathBuf,
+        /// What was tried.
+        step: Step,
+        /// How long it was waited for.
+        waited_ms: u64,
     },
     /// Its `new` (or `create`) returned an error.
     CreateFailed {
@@ -275,6 +354,11 @@ impl Reason {
             Reason::PanicAbort { .. } => "PANIC_ABORT",
             Reason::CannotCopy { .. } => "LIBRARY_COPY",
             Reason::OpenFailed { .. } => "LIBRARY_OPEN",
+            Reason::TooLarge { .. } => "LIBRARY_TOO_LARGE",
+            Reason::DistTooLarge { .. } => "DIST_TOO_LARGE",
+            Reason::TrialImpossible { .. } => "TRIAL_IMPOSSIBLE",
+            Reason::TrialCrashed { .. } => "TRIAL_CRASHED",
+            Reason::TrialTimeout { .. } => "TRIAL_TIMEOUT",
             Reason::CreateFailed { .. } => "CREATE_FAILED",
             Reason::CreatePanicked { .. } => "CREATE_PANICKED",
             Reason::CreateTimeout { .. } => "CREATE_TIMEOUT",
@@ -284,12 +368,74 @@ impl Reason {
             Reason::DuplicateId { .. } => "ID_DUPLICATE",
             Reason::BadRoute { .. } => "ROUTE_INVALID",
             Reason::DuplicateRoute { .. } => "ROUTE_DUPLICATE",
+            Reason::Quarantined { .. } => "QUARANTINED",
             Reason::BadManifest { .. } => "MANIFEST_INVALID",
             Reason::MissingVariable { .. } => "VARIABLE_MISSING",
             Reason::BadOrigin { .. } => "VARIABLE_INVALID",
             Reason::NoPermission { .. } => "PERMISSION_DENIED",
             Reason::Unreadable { .. } => "UNREADABLE",
         }
+    }
+
+    /// Whether it may be over although no file of the extension has changed: whatever lies in the system, or in what the
+    /// extension itself asks of the world. What only another file, variable or extension can cure is seen to change.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Reason::CannotCopy { .. }
+            | Reason::OpenFailed { .. }
+            // Files that are no libraries are not looked at.
+            | Reason::DistTooLarge { .. }
+            | Reason::TrialImpossible { .. }
+            | Reason::TrialCrashed { .. }
+            | Reason::TrialTimeout { .. }
+            | Reason::CreateFailed { .. }
+            | Reason::CreatePanicked { .. }
+            | Reason::CreateTimeout { .. }
+            | Reason::NoPermission { .. }
+            | Reason::Unreadable { .. } => true,
+            // What lifts a quarantine is other files, or somebody's word.
+            Reason::Quarantined { .. }
+            | Reason::MissingLibrary { .. }
+            | Reason::NamedLibraryMissing { .. }
+            | Reason::SeveralLibraries { .. }
+            | Reason::NotALibrary { .. }
+            | Reason::WrongArchitecture { .. }
+            | Reason::NoEntry { .. }
+            | Reason::BadMagic { .. }
+            | Reason::AbiMajor { .. }
+            | Reason::AbiMinor { .. }
+            | Reason::EntryTooSmall { .. }
+            | Reason::MissingHook { .. }
+            | Reason::PanicAbort { .. }
+            | Reason::TooLarge { .. }
+            | Reason::NoEndpoint
+            | Reason::BadId { .. }
+            | Reason::ReservedId { .. }
+            | Reason::DuplicateId { .. }
+            | Reason::BadRoute { .. }
+            | Reason::DuplicateRoute { .. }
+            | Reason::BadManifest { .. }
+            | Reason::MissingVariable { .. }
+            | Reason::BadOrigin { .. } => false,
+        }
+    }
+
+    /// Whether the extension's own code said so, or was seen to, in `create`.
+    pub fn is_of_create(&self) -> bool {
+        matches!(
+            self,
+            Reason::CreateFailed { .. } | Reason::CreatePanicked { .. }
+        )
+    }
+
+    /// Whether it says nothing new to who has read the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let words = |reason: &Self| match reason {
+            // What it wrote last may hold numbers of threads, and addresses.
+            Reason::TrialCrashed { step, how, .. } => format!("{step}: {how}"),
+            reason => error_chain(reason),
+        };
+        self.code() == other.code() && words(self) == words(other)
     }
 
     fn stage(&self) -> &'static str {
@@ -313,6 +459,10 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Reason::Quarantined { why, .. } => write!(
+                f,
+                "it is quarantined: {why}; change its library, or POST /extensions/ID/reload, to try it again"
+            ),
             Reason::MissingLibrary { dist } => {
                 write!(
                     f,
@@ -418,13 +568,63 @@ impl fmt::Display for Reason {
                     to.display()
                 )
             }
-            Reason::OpenFailed { library, text } => {
+            Reason::OpenFailed {
+                library,
+                text,
+                fault,
+            } => {
                 write!(
                     f,
-                    "the system cannot load {}: {text}; build it on this system, or install what it misses",
+                    "the system cannot load {}: {text}; {fault}",
                     library.display()
                 )
             }
+            Reason::TooLarge {
+                library,
+                bytes,
+                bytes_max,
+            } => write!(
+                f,
+                "{} has {bytes} bytes, at most {bytes_max} are taken; link only what the extension needs, and strip it",
+                library.display()
+            ),
+            Reason::DistTooLarge {
+                dist,
+                files_max,
+                bytes_max,
+            } => write!(
+                f,
+                "{} holds more than {files_max} files or {bytes_max} bytes, which have to be taken along because the library looks for others beside itself; leave there only what it needs",
+                dist.display()
+            ),
+            Reason::TrialImpossible { .. } => f.write_str(
+                "there can be no process that tries it before the host loads it; let the host start processes of its own program, or set trial_load = false in config.toml",
+            ),
+            Reason::TrialCrashed {
+                library,
+                step,
+                how,
+                last_line,
+            } => {
+                write!(
+                    f,
+                    "{step} would have ended the host: {} was loaded by a process of its own first, and {how}",
+                    library.display()
+                )?;
+                if let Some(line) = last_line {
+                    write!(f, "; the last line on stderr: {line}")?;
+                }
+                f.write_str("; this is a fault in the extension's code, or in what it links")
+            }
+            Reason::TrialTimeout {
+                library,
+                step,
+                waited_ms,
+            } => write!(
+                f,
+                "{step} did not return within {waited_ms} ms when {} was loaded by a process of its own first; let it do less, or raise create_timeout_ms",
+                library.display()
+            ),
             Reason::CreateFailed { message } => write!(f, "its `new` failed: {message}"),
             Reason::CreatePanicked { message } => write!(
                 f,
@@ -493,7 +693,9 @@ impl fmt::Display for Reason {
 impl std::error::Error for Reason {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Reason::CannotCopy { source, .. } | Reason::Unreadable { source, .. } => Some(source),
+            Reason::CannotCopy { source, .. }
+            | Reason::TrialImpossible { source }
+            | Reason::Unreadable { source, .. } => Some(source),
             Reason::BadManifest { source, .. } => Some(source),
             _ => None,
         }
@@ -513,8 +715,8 @@ pub enum ManifestError {
     VariableTwice(String),
     /// `fetch.allow` names a variable that is not declared.
     AllowUndeclared(String),
-    /// `concurrency_max` is 0.
-    NoConcurrency,
+    /// A limit of this name is 0.
+    ZeroLimit(&'static str),
     /// It is larger than any manifest should be.
     TooLarge {
         /// The largest size, in bytes.
@@ -547,8 +749,11 @@ impl fmt::Display for ManifestError {
                     "\"${name}\" under [fetch] is not declared; add {name:?} to required or optional under [env]"
                 )
             }
-            ManifestError::NoConcurrency => {
-                f.write_str("concurrency_max = 0 would refuse every request; set it to 1 or more")
+            ManifestError::ZeroLimit(name) => {
+                write!(
+                    f,
+                    "{name} = 0 would refuse every request; set it to 1 or more"
+                )
             }
             ManifestError::TooLarge { bytes_max } => write!(f, "larger than {bytes_max} bytes"),
             ManifestError::NotText => f.write_str("not UTF-8"),

@@ -1,6 +1,8 @@
 //! One loaded build of an extension, ready to be called.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -10,10 +12,11 @@ use extension_api::abi::ext_request;
 
 use super::backend::Backend;
 use super::context::Context;
-use super::copies;
+use super::copies::PrivateCopy;
 use super::manifest::Manifest;
 use super::routes::{RouteData, Routes};
 use crate::platform::log::{self, Level};
+use crate::runtime::crash_page::{CallMark, ThreadMark};
 
 /// One loaded build of an extension.
 pub struct Extension {
@@ -27,6 +30,8 @@ pub struct Extension {
     pub path: PathBuf,
     /// What the library was built with, for people.
     pub sdk: String,
+    /// What an operator has to know of it.
+    pub warnings: Vec<String>,
     /// Counts the builds of this extension that were loaded, from 1.
     pub generation: u64,
     /// When it was loaded.
@@ -37,8 +42,10 @@ pub struct Extension {
     pub body_bytes_max: u64,
     /// The most requests at once.
     pub concurrency_max: usize,
+    /// The most threads at once in its blocking routes.
+    pub blocking_threads: usize,
     /// The private copy that was loaded.
-    pub(super) copy: PathBuf,
+    pub(super) copy: PrivateCopy,
     pub(super) content_sha256: OnceLock<String>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) is_stopped: AtomicBool,
@@ -59,19 +66,15 @@ impl Extension {
     }
 
     /// The SHA-256 of the library, in hexadecimal digits; empty where its copy cannot be read any more. Computed when first
-    /// asked for: not at the start, where nobody waits for it.
+    /// asked for: not at the start, where nobody waits for it. That takes long for a large library: not for a worker.
     pub fn content_sha256(&self) -> &str {
-        self.content_sha256.get_or_init(|| {
-            let Ok(content) = std::fs::read(&self.copy) else {
-                return String::new();
-            };
-            let digest = ring::digest::digest(&ring::digest::SHA256, &content);
-            digest
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect()
-        })
+        self.content_sha256
+            .get_or_init(|| sha256(self.copy.path()).unwrap_or_default())
+    }
+
+    /// Whether the hash is there already.
+    pub fn has_content_sha256(&self) -> bool {
+        self.content_sha256.get().is_some()
     }
 
     /// Lets the extension handle a request. On the request's worker, or on a thread that may block where the route says so.
@@ -109,7 +112,7 @@ impl Extension {
 
     /// Removes the private copy: while a developer reloads, there are many.
     pub fn remove_copy(&self) {
-        copies::remove(&self.copy);
+        self.copy.remove();
     }
 
     /// Whether it has been stopped and destroyed.
@@ -132,6 +135,27 @@ impl Extension {
         if self.is_stopped.swap(true, Ordering::AcqRel) {
             return;
         }
+        let number = self.context.in_flight.number;
+        let _inside = ThreadMark::of_this_thread().enter(number, CallMark::default());
         self.backend.stop();
     }
+}
+
+fn sha256(file: &Path) -> io::Result<String> {
+    const PIECE_BYTES: usize = 64 << 10;
+    let mut file = File::open(file)?;
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            count => digest.update(&piece[..count]),
+        }
+    }
+    let digest = digest.finish();
+    Ok(digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

@@ -1,6 +1,7 @@
 //! From the extensions folder to the next snapshot: at the start, and each time that something there has changed.
 //!
-//! Only what has changed is loaded. A build that cannot be served leaves the one before it serving, and is told once.
+//! Only what has changed is loaded, and what was refused for a cause that may have passed. A build that cannot be served leaves
+//! the one before it serving, and is told once.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -23,7 +24,12 @@ use crate::platform::log::{self, Level};
 pub enum Scope<'a> {
     /// What has changed.
     Changed,
-    /// What has changed, and this id, whether it has or not.
+    /// What has changed, and what was refused for a cause that may have passed.
+    Refused,
+    /// As [`Refused`](Self::Refused), where nobody has asked for it. What is refused once more by a process of its own is not
+    /// loaded, because each library that the host loads stays mapped.
+    RefusedStill,
+    /// What has changed, and this id, or the folder of that name where it is not mounted, whether it has or not.
     Id(&'a str),
 }
 
@@ -73,13 +79,22 @@ pub fn update(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chang
             next.entries.push(known.clone());
             continue;
         }
-        let ready =
-            ready.unwrap_or_else(|| Seen::of(folder, &env, catalog).open(folder, &env, catalog));
+        if known.is_some_and(|known| is_wanted(known, scope)) {
+            catalog.quarantine.release(&folder.name);
+        }
+        let failed_in_create = known
+            .and_then(FolderEntry::failure)
+            .is_some_and(|error| error.reason.is_of_create());
+        let has_to_pass = failed_in_create && matches!(scope, Scope::RefusedStill);
+        let look = || Seen::of(folder, &env, catalog, has_to_pass).open(folder, &env, catalog);
+        let ready = ready.unwrap_or_else(look);
         let (entry, what) = attempt(catalog, &mut hooks, known, folder, ready, &mut next);
-        changes.push(Change {
-            folder: entry.folder.clone(),
-            what,
-        });
+        if let Some(what) = what {
+            changes.push(Change {
+                folder: entry.folder.clone(),
+                what,
+            });
+        }
         next.entries.push(entry);
     }
     let next = Arc::new(next);
@@ -128,13 +143,9 @@ fn must_reload(
     scope: &Scope<'_>,
     next: &Registry,
 ) -> bool {
-    let is_requested = match scope {
-        Scope::Changed => false,
-        Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
-            known.endpoints.iter().any(|endpoint| endpoint.id == *id)
-        }),
-    };
-    if is_requested || known.marks != *marks {
+    let may_have_passed =
+        matches!(scope, Scope::Refused | Scope::RefusedStill) && known.may_have_passed();
+    if is_wanted(known, scope) || may_have_passed || known.marks != *marks {
         return true;
     }
     match &known.state {
@@ -152,7 +163,17 @@ fn must_reload(
     }
 }
 
-/// Makes and mounts the extension of a folder; where that fails, what was served before stays.
+/// Whether somebody wants it loaded anew.
+fn is_wanted(known: &FolderEntry, scope: &Scope<'_>) -> bool {
+    match scope {
+        Scope::Changed | Scope::Refused | Scope::RefusedStill => false,
+        Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
+            known.endpoints.iter().any(|endpoint| endpoint.id == *id)
+        }),
+    }
+}
+
+/// Makes and mounts the extension of a folder; where that fails, what was served before stays. No change: it fails as before.
 fn attempt(
     catalog: &Arc<Catalog>,
     hooks: &mut HookThread,
@@ -160,7 +181,7 @@ fn attempt(
     folder: &Folder,
     Ready { marks, next: step }: Ready,
     next: &mut Registry,
-) -> (FolderEntry, What) {
+) -> (FolderEntry, Option<What>) {
     let before = known.and_then(FolderEntry::extension);
     let entry = |state, rejected| FolderEntry {
         folder: folder.name.clone(),
@@ -172,8 +193,17 @@ fn attempt(
     let created = match step {
         Ok(NextStep::Off(switch)) => {
             next.unmount(&folder.name);
-            return (entry(State::Off(switch), None), What::Off);
+            return (entry(State::Off(switch), None), Some(What::Off));
         }
+        Ok(NextStep::StillRefused) => match known {
+            Some(known) => {
+                let FolderEntry {
+                    state, rejected, ..
+                } = known.clone();
+                return (entry(state, rejected), None);
+            }
+            None => Err(Reason::NoEndpoint),
+        },
         Ok(NextStep::Create(opened)) => {
             opened.create(generation, &catalog.config.limits, catalog.callbacks, hooks)
         }
@@ -193,15 +223,23 @@ fn attempt(
                 (_, Some(_)) => What::Reloaded(extension),
                 (_, None) => What::Mounted(extension),
             };
-            (entry(state, None), what)
+            (entry(state, None), Some(what))
         }
-        (Err(error), Some(known), Some(before)) => (
-            entry(known.state.clone(), Some(error.clone())),
-            What::Kept(before.clone(), error),
-        ),
-        (Err(error), _, _) => (
-            entry(State::Refused(error.clone()), None),
-            What::Refused(error),
-        ),
+        (Err(error), known, before) => {
+            let is_told = known
+                .and_then(FolderEntry::failure)
+                .is_some_and(|told| told.reason.is_same(&error.reason));
+            let (entry, what) = match (known, before) {
+                (Some(known), Some(before)) => (
+                    entry(known.state.clone(), Some(error.clone())),
+                    What::Kept(before.clone(), error),
+                ),
+                _ => (
+                    entry(State::Refused(error.clone()), None),
+                    What::Refused(error),
+                ),
+            };
+            (entry, (!is_told).then_some(what))
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! What an extension declares in `extension.toml`: its name, the variables it reads, the origins it calls, its limits.
 
-use serde::Deserialize;
+use std::fmt;
+
 use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::{ManifestError, Reason};
 use crate::config::document;
@@ -102,6 +104,8 @@ pub struct Limits {
     pub body_bytes_max: Option<u64>,
     /// How many requests it may have in hand at once.
     pub concurrency_max: Option<usize>,
+    /// How many threads its blocking routes may have at once; not more than the host's configuration gives an extension.
+    pub blocking_threads: Option<usize>,
 }
 
 /// What an extension sees of a request.
@@ -139,8 +143,14 @@ impl Manifest {
                 return Err(ManifestError::AllowUndeclared(name.clone()));
             }
         }
-        if manifest.limits.concurrency_max == Some(0) {
-            return Err(ManifestError::NoConcurrency);
+        let limits = [
+            ("concurrency_max", manifest.limits.concurrency_max),
+            ("blocking_threads", manifest.limits.blocking_threads),
+        ];
+        for (name, limit) in limits {
+            if limit == Some(0) {
+                return Err(ManifestError::ZeroLimit(name));
+            }
         }
         Ok(manifest)
     }
@@ -203,6 +213,23 @@ impl AllowedOrigins {
     /// Whether a call to the origin is allowed.
     pub fn allows(&self, origin: &Origin) -> bool {
         self.any || self.origins.contains(origin)
+    }
+}
+
+/// As it stands in a manifest.
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Allow::Any => f.write_str("*"),
+            Allow::Variable(name) => write!(f, "${name}"),
+            Allow::Origin(origin) => origin.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Allow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -276,6 +303,7 @@ mod tests {
             timeout_ms = 1000
             body_bytes_max = "2mb"
             concurrency_max = 7
+            blocking_threads = 3
             [request]
             basic_auth = true
             "#,
@@ -286,7 +314,8 @@ mod tests {
             Limits {
                 timeout_ms: Some(1000),
                 body_bytes_max: Some(2 << 20),
-                concurrency_max: Some(7)
+                concurrency_max: Some(7),
+                blocking_threads: Some(3),
             }
         );
         assert!(manifest.env.declares("TWILIO_API_BASE") && !manifest.env.declares("SECRET"));
@@ -336,6 +365,7 @@ mod tests {
                 "expected \"https://api.twilio.com\" (line ",
             ),
             ("[limits]\nconcurrency_max = 0", "refuse every request"),
+            ("[limits]\nblocking_threads = 0", "refuse every request"),
             ("[limits]\nbody_bytes_max = \"1 parsec\"", "is no size"),
         ] {
             assert!(error(text).contains(part), "{}", error(text));

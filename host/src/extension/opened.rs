@@ -10,7 +10,6 @@ use extension_api::abi::{EXT_OK, ext_callbacks};
 
 use super::backend::Backend;
 use super::context::{Context, Declared};
-use super::copies;
 use super::error::{ID_BYTES_MAX, Reason};
 use super::hook_thread::HookThread;
 use super::in_process::InProcess;
@@ -20,6 +19,7 @@ use super::manifest::Manifest;
 use super::routes::{Route, Routes};
 use crate::config::Limits;
 use crate::platform::env::Env;
+use crate::runtime::crash_page::{CallMark, ThreadMark, page};
 use crate::runtime::workers::Workers;
 
 /// Ids that are paths of the host's own.
@@ -45,13 +45,20 @@ impl Opened {
         checked: Result<Checked, Reason>,
         env: &Env,
         workers: &Arc<Workers>,
+        fingerprint: u64,
     ) -> Result<Self, Reason> {
-        let context = Context::new(name, &manifest, env, workers)?;
+        let context = Context::new(name, &manifest, env, workers, fingerprint)?;
+        let (checked, number) = (checked?, context.in_flight.number);
+        page().note_copy(number, checked.inode());
+        // Its initialisers run.
+        let inside = ThreadMark::of_this_thread().enter(number, CallMark::default());
+        let loaded = checked.open()?;
+        drop(inside);
         Ok(Self {
             context,
             manifest,
             path: path.to_owned(),
-            loaded: checked?.open()?,
+            loaded,
         })
     }
 
@@ -60,18 +67,6 @@ impl Opened {
     /// # Errors
     /// Each reason for which the extension cannot be served.
     pub fn create(
-        self,
-        generation: u64,
-        limits: &Limits,
-        callbacks: &'static ext_callbacks,
-        hooks: &mut HookThread,
-    ) -> Result<Arc<Extension>, Reason> {
-        let copy = self.loaded.copy.clone();
-        let created = self.try_create(generation, limits, callbacks, hooks);
-        created.inspect_err(|_| copies::remove(&copy))
-    }
-
-    fn try_create(
         self,
         generation: u64,
         defaults: &Limits,
@@ -94,14 +89,19 @@ impl Opened {
         // Never freed: a thread that an extension has left over may call with it after `destroy`, and a wrong answer is better
         // than freed memory. It is small beside the library, which stays mapped as well.
         let context: &'static Context = Box::leak(context);
+        let number = context.in_flight.number;
+        page().note_generation(number, generation);
         let called = backend.clone();
         let timeout = Duration::from_millis(defaults.create_timeout_ms);
-        let status =
-            hooks
-                .run(timeout, move || called.create(context))
-                .ok_or(Reason::CreateTimeout {
-                    waited_ms: defaults.create_timeout_ms,
-                })?;
+        let status = hooks
+            .run(timeout, move || {
+                let thread = ThreadMark::of_this_thread();
+                let _inside = thread.enter(number, CallMark::default());
+                called.create(context)
+            })
+            .ok_or(Reason::CreateTimeout {
+                waited_ms: defaults.create_timeout_ms,
+            })?;
         let Declared {
             endpoints,
             refusal,
@@ -132,9 +132,11 @@ impl Opened {
             .filter(|limit| !limit.is_zero()),
             body_bytes_max: limits.0.body_bytes_max.unwrap_or(limits.1.body_bytes_max),
             concurrency_max: limits.0.concurrency_max.unwrap_or(limits.1.concurrency_max),
+            blocking_threads: limits.1.blocking_share(limits.0.blocking_threads),
             context,
             manifest,
             path,
+            warnings: about.facts.warnings(),
             sdk: about.sdk,
             copy,
             content_sha256: OnceLock::new(),
@@ -145,7 +147,20 @@ impl Opened {
         };
         // From here on the instance exists, so a refusal has to destroy it.
         match broken.map_or_else(|| mountable(&name, endpoints), Err) {
-            Ok(endpoints) => {
+            Ok(mut endpoints) => {
+                for Endpoint { id, routes } in &mut endpoints {
+                    let text = |route: &Route| {
+                        let method = route.method.as_ref().map_or("*", |method| method.as_str());
+                        format!("{method} /{id}{}", route.pattern)
+                    };
+                    routes.mark(|route| context.intern(&text(route)));
+                }
+                let ids: Vec<&str> = endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.id.as_str())
+                    .collect();
+                page().note_ids(number, context.intern(&ids.join(",")));
+                extension.copy.keep();
                 extension.endpoints = endpoints;
                 Ok(Arc::new(extension))
             }

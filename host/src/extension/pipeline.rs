@@ -1,5 +1,6 @@
 //! What of a load needs no other extension's to be over: at a start, threads do it for many extensions at the same time.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use super::library::{self, Checked};
 use super::manifest::Manifest;
 use super::marks::FileMarks;
 use super::opened::Opened;
+use super::trial::{Outcome, Subject};
 use crate::platform::env::Env;
+use crate::platform::handover::Quarantined;
 
 /// An extension whose files have been looked at.
 pub struct Seen {
@@ -24,23 +27,33 @@ pub struct Seen {
 enum Found {
     /// This variable does not switch it on.
     Off(String),
-    /// It is to be loaded; its library is copied and checked.
-    On(Box<Manifest>, Result<Checked, Reason>),
+    /// It was refused, and would be once more.
+    StillRefused,
+    /// It is to be loaded; its library is copied, checked, and tried.
+    On(Box<(Manifest, Result<Checked, Reason>)>),
 }
 
 impl Seen {
-    /// Looks at the files of a folder, takes a copy of its library and checks it.
-    pub fn of(folder: &Folder, env: &Env, catalog: &Catalog) -> Self {
+    /// Looks at the files of a folder, takes a copy of its library, checks it, and has it tried by a process of its own. One that
+    /// has to pass there, and does not, is not loaded.
+    pub fn of(folder: &Folder, env: &Env, catalog: &Catalog, has_to_pass: bool) -> Self {
         let marks = FileMarks::of(&folder.path);
+        let left_out = catalog.quarantine.find(&folder.name, marks.fingerprint());
+        if let Some(Quarantined {
+            ids, since, why, ..
+        }) = left_out
+        {
+            let found = Err(Reason::Quarantined { ids, since, why });
+            return Self { marks, found };
+        }
         let found = discovery::examine(&folder.path).map(|Discovered { manifest, library }| {
             let switch = manifest.enabled_by.clone();
-            match switch.filter(|_| !manifest.is_enabled(env)) {
-                Some(switch) => Found::Off(switch),
-                None => {
-                    let allow_panic_abort = catalog.config.allow_panic_abort;
-                    let checked = Checked::of(&library, &catalog.copies, allow_panic_abort);
-                    Found::On(Box::new(manifest), checked)
-                }
+            if let Some(switch) = switch.filter(|_| !manifest.is_enabled(env)) {
+                return Found::Off(switch);
+            }
+            match tried(folder, &manifest, &library, env, catalog) {
+                Ok((_, Outcome::Refused)) if has_to_pass => Found::StillRefused,
+                tried => Found::On(Box::new((manifest, tried.map(|(checked, _)| checked)))),
             }
         });
         Self { marks, found }
@@ -48,11 +61,15 @@ impl Seen {
 
     /// Loads the library, where it is to be loaded.
     pub fn open(self, folder: &Folder, env: &Env, catalog: &Arc<Catalog>) -> Ready {
+        let fingerprint = self.marks.fingerprint();
         let open = |found| match found {
             Found::Off(switch) => Ok(NextStep::Off(switch)),
-            Found::On(manifest, checked) => {
+            Found::StillRefused => Ok(NextStep::StillRefused),
+            Found::On(found) => {
+                let (manifest, checked) = *found;
                 let (name, path) = (&folder.name, &folder.path);
-                let opened = Opened::of(name, path, *manifest, checked, env, &catalog.workers)?;
+                let workers = &catalog.workers;
+                let opened = Opened::of(name, path, manifest, checked, env, workers, fingerprint)?;
                 Ok(NextStep::Create(Box::new(opened)))
             }
         };
@@ -61,6 +78,32 @@ impl Seen {
             next: self.found.and_then(open),
         }
     }
+}
+
+/// Takes a copy of a library, checks it, and has it tried.
+fn tried(
+    folder: &Folder,
+    manifest: &Manifest,
+    library: &Path,
+    env: &Env,
+    catalog: &Catalog,
+) -> Result<(Checked, Outcome), Reason> {
+    let config = &catalog.config;
+    let mut checked = Checked::of(library, &catalog.copies, config.allow_panic_abort)?;
+    manifest.check_variables(env)?;
+    if !config.trial_load {
+        return Ok((checked, Outcome::Passed));
+    }
+    let subject = Subject {
+        name: &folder.name,
+        folder: &folder.path,
+        manifest,
+        env,
+        timeout: Duration::from_millis(config.limits.create_timeout_ms),
+        allow_panic_abort: config.allow_panic_abort,
+    };
+    let outcome = subject.try_out(&mut checked, &catalog.copies)?;
+    Ok((checked, outcome))
 }
 
 /// An extension of which all is done that needs no other's turn to be over.
@@ -75,12 +118,14 @@ pub struct Ready {
 pub enum NextStep {
     /// Nothing: see [`Found::Off`].
     Off(String),
+    /// Nothing: see [`Found::StillRefused`].
+    StillRefused,
     /// To make the instance.
     Create(Box<Opened>),
 }
 
 /// Has all that can be done before an extension's turn done by other threads: with many extensions, a start then takes what
-/// the busiest of them takes. One for each core looks and copies; another opens, one after the other, for the system's loader
+/// the busiest of them takes. One for each core looks, copies and tries; another opens, one after the other, for the system's loader
 /// has one lock. What they leave undone, for there could be no thread, is done when the turn comes.
 pub fn ahead(
     catalog: &Arc<Catalog>,
@@ -102,7 +147,7 @@ pub fn ahead(
         spawn("copy", move || {
             for folder in folders.iter().skip(number).step_by(count) {
                 // Err: nobody waits any more.
-                if give.send(Seen::of(folder, &env, &catalog)).is_err() {
+                if give.send(Seen::of(folder, &env, &catalog, false)).is_err() {
                     return;
                 }
             }
@@ -115,7 +160,7 @@ pub fn ahead(
     spawn("open", move || {
         for (folder, lane) in folders.iter().zip(lanes.iter().cycle()) {
             let seen = lane.recv();
-            let seen = seen.unwrap_or_else(|_| Seen::of(folder, &env, &catalog));
+            let seen = seen.unwrap_or_else(|_| Seen::of(folder, &env, &catalog, false));
             // As above.
             if give.send(seen.open(folder, &env, &catalog)).is_err() {
                 return;

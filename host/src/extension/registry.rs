@@ -72,6 +72,19 @@ impl FolderEntry {
             State::Off(_) | State::Refused(_) => None,
         }
     }
+
+    /// Why its files, as they are, are not served.
+    pub fn failure(&self) -> Option<&Arc<LoadError>> {
+        match &self.state {
+            State::Refused(error) => Some(error),
+            _ => self.rejected.as_ref(),
+        }
+    }
+
+    /// Whether that may be over although they have not changed.
+    pub fn may_have_passed(&self) -> bool {
+        self.failure().is_some_and(|error| error.reason.may_pass())
+    }
 }
 
 impl Registry {

@@ -23,6 +23,8 @@ pub struct Route {
     pub flags: u32,
     /// What the extension wants to be called with.
     pub data: RouteData,
+    /// What a crash names it by; 0: nothing yet.
+    pub mark: u32,
 }
 
 /// A pointer that the extension gave for a route: only handed back, never followed here.
@@ -138,6 +140,13 @@ impl Routes {
         Found::OtherMethods(allowed)
     }
 
+    /// Says what a crash names each route by.
+    pub fn mark(&mut self, mark: impl Fn(&Route) -> u32) {
+        for route in &mut self.all {
+            route.mark = mark(route);
+        }
+    }
+
     /// All routes, in the order in which they were declared.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.all.iter()
@@ -242,6 +251,7 @@ mod tests {
             params: params_of(pattern).expect("a pattern"),
             flags: 0,
             data: RouteData::of(std::ptr::null_mut()),
+            mark: 0,
         };
         Routes::new("test", declared.iter().map(route).collect())
     }

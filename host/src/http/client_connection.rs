@@ -1,14 +1,20 @@
 //! What is known of one client's connection beside its stream: who is at the other end, and how much is in hand on it.
 
 use std::cell::Cell;
+use std::hint::cold_path;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Instant;
 
 use super::peer::Peer;
 
 /// The peer of a connection that has none any more.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// What a body without a length may take beside itself, and beside what its framing may take: what a client sends ahead of the
+/// answer comes on the same connection.
+const SENT_AHEAD_BYTES: u64 = 256 << 10;
 
 /// See the module's text.
 pub struct ClientConnection {
@@ -18,8 +24,13 @@ pub struct ClientConnection {
     /// When the last request ended, or the first byte of the next one came: by the worker's `clock`.
     since: Cell<Instant>,
     clock: Rc<Cell<Instant>>,
-    /// The server ends.
+    /// No further request is taken: the server ends, or the client has sent too much.
     is_last: Cell<bool>,
+    /// How much the client may still send for the request in hand.
+    left: Cell<u64>,
+    has_sent_too_much: Cell<bool>,
+    /// Whoever waits for the body, and has to learn that too much has come.
+    reader: Cell<Option<Waker>>,
 }
 
 impl ClientConnection {
@@ -38,6 +49,9 @@ impl ClientConnection {
             since: Cell::new(clock.get()),
             clock,
             is_last: Cell::new(false),
+            left: Cell::new(u64::MAX),
+            has_sent_too_much: Cell::new(false),
+            reader: Cell::new(None),
         }
     }
 
@@ -67,9 +81,48 @@ impl ClientConnection {
         self.since.get()
     }
 
-    /// Whether it is to be closed behind the answer in hand, since the server ends.
+    /// Whether it is to be closed behind the answer in hand.
     pub fn is_last(&self) -> bool {
         self.is_last.get()
+    }
+
+    /// Limits what may come for the request in hand, whose body has no length: a body of `bytes_max`, and as much of framing.
+    /// Extensions of chunks, padded sizes and trailers are not told apart: a body that is made of small chunks has its room,
+    /// and a client cannot have the host read more than twice what it may send.
+    pub fn limit_body(&self, bytes_max: u64) {
+        let both = bytes_max.saturating_mul(2);
+        self.left.set(both.saturating_add(SENT_AHEAD_BYTES));
+    }
+
+    /// Lets come what wants to: no body is on its way, or one whose length is known.
+    pub fn lift_limit(&self) {
+        self.left.set(u64::MAX);
+    }
+
+    /// Counts bytes that came.
+    pub fn count_received(&self, bytes: usize) {
+        match self.left.get().checked_sub(bytes as u64) {
+            Some(left) => self.left.set(left),
+            None => {
+                cold_path();
+                self.has_sent_too_much.set(true);
+                self.is_last.set(true);
+                if let Some(reader) = self.reader.take() {
+                    reader.wake();
+                }
+            }
+        }
+    }
+
+    /// Whether more came than is [allowed](Self::limit_body). Nothing more is read then.
+    pub fn has_sent_too_much(&self) -> bool {
+        self.has_sent_too_much.get()
+    }
+
+    /// Has `reader` woken when too much has come, of which actix tells it nothing: framing alone is not given to who reads a
+    /// body.
+    pub fn wake_when_too_much(&self, reader: &Waker) {
+        self.reader.set(Some(reader.clone()));
     }
 
     /// Says whether the server ends.
@@ -82,7 +135,7 @@ impl ClientConnection {
 pub struct InHand(Rc<ClientConnection>);
 
 impl InHand {
-    /// Whether the connection is to be closed behind the answer, since the server ends.
+    /// Whether the connection is to be closed behind the answer.
     pub fn is_last(&self) -> bool {
         self.0.is_last()
     }

@@ -22,6 +22,11 @@ impl RequestId {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// The digits, as they are.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     /// The digits, for a header.
     pub fn header_value(&self) -> HeaderValue {
         value_of(&self.0).expect("digits may stand in a header")

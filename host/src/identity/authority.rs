@@ -44,6 +44,7 @@ struct Sources {
     in_order: Vec<Box<dyn Source>>,
     /// A Directus that is asked over HTTP, also for tokens that are signed with a secret which is not ours.
     directus: Option<Arc<Directus>>,
+    directus_database: Option<Arc<DirectusDatabase>>,
     trust_proxy: TrustProxy,
     cache: Arc<Cache>,
     /// A caller without a credential.
@@ -100,8 +101,12 @@ impl Authority {
         if let Some(store) = &store {
             in_order.push(Box::new(LocalUsers::new(store.clone(), &cache)?));
         }
-        if let Some(url) = auth.directus.database_url.reveal() {
-            in_order.push(Box::new(DirectusDatabase::open(url, &auth.directus)?));
+        let directus_database = match auth.directus.database_url.reveal() {
+            None => None,
+            Some(url) => Some(Arc::new(DirectusDatabase::open(url, &auth.directus)?)),
+        };
+        if let Some(database) = &directus_database {
+            in_order.push(Box::new(database.clone()));
         }
         let directus = match auth.directus.url.as_str() {
             "" => None,
@@ -117,6 +122,7 @@ impl Authority {
             jwt: jwt::Verifier::new(secret),
             in_order,
             directus,
+            directus_database,
             trust_proxy: auth.trust_proxy.clone(),
             cache,
             anonymous: Arc::default(),
@@ -130,6 +136,22 @@ impl Authority {
     /// The host's own users, where it has a store.
     pub fn store(&self) -> Option<&Store> {
         self.0.store.as_ref()
+    }
+
+    /// The databases without which callers with tokens cannot be served, by name.
+    pub fn databases(&self) -> Vec<(&'static str, &Store)> {
+        let sources = &self.0;
+        let directus = sources.directus_database.as_ref();
+        let store = sources.store.iter().map(|store| ("store", store));
+        let directus = directus.map(|database| ("directus-database", database.store()));
+        store.chain(directus).collect()
+    }
+
+    /// Closes the store, when nobody asks any more.
+    pub fn close(&self) {
+        if let Some(store) = &self.0.store {
+            store.close();
+        }
     }
 
     /// Signs and checks tokens.

@@ -18,7 +18,7 @@ const SHARDS: usize = 16;
 
 /// How long an answer counts without a sign that the store has not changed: with the time between two signs, below the 5 s
 /// after which a revoked token must be useless everywhere.
-pub const UNVERIFIED_MAX: Duration = Duration::from_millis(4_000);
+const UNVERIFIED_MAX: Duration = Duration::from_millis(4_000);
 
 /// The outcome of a look-up.
 pub type Outcome = Result<Known, Denial>;

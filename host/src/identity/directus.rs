@@ -21,7 +21,8 @@ use super::known::Known;
 use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
 use super::who::Accountability;
 use crate::config;
-use crate::platform::log;
+use crate::platform::log::Level;
+use crate::platform::log_limit;
 use crate::upstream::{Base, Call, Limits, OutgoingBody, Upstream};
 
 /// The largest answer. The answers to these calls are below 1 KiB, except for users with very many roles.
@@ -154,7 +155,9 @@ impl Source for Arc<Directus> {
                 Ok(Err(problem)) => problem.to_string(),
                 Err(_) => format!("no answer within {} ms", self.timeout.as_millis()),
             };
-            log::warn(
+            log_limit::event(
+                ("the Directus cannot tell who asks", ""),
+                Level::Warn,
                 "the Directus cannot tell who asks",
                 &[("url", &self.base.origin()), ("cause", &problem)],
             );

@@ -14,8 +14,6 @@ use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
 use super::who::Accountability;
 use crate::config;
 use crate::config::values::Network;
-use crate::platform::error_chain::error_chain;
-use crate::platform::log;
 use crate::store::users::can_be_kept;
 use crate::store::{DatabaseUrl, Db, Store, StoreError};
 
@@ -50,6 +48,11 @@ impl DirectusDatabase {
         })
     }
 
+    /// The database, for those who look whether it answers.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     async fn verdict(&self, query: &IdentityQuery) -> Result<Verdict, StoreError> {
         let (user, claimed) = match &query.signed {
             Signed::No => {
@@ -58,12 +61,12 @@ impl DirectusDatabase {
                 };
                 let owner = self
                     .store
-                    .run(|db| async move { of_token(&db, token).await });
+                    .read(|db| async move { of_token(&db, token).await });
                 (owner.await?, None)
             }
             Signed::Good(claimed) if claimed.who.user.is_some() => {
                 let (user, session) = (claimed.who.user.clone(), claimed.who.session.clone());
-                let found = self.store.run(|db| async move {
+                let found = self.store.read(|db| async move {
                     of_claims(&db, user.unwrap_or_default(), session).await
                 });
                 match found.await? {
@@ -121,16 +124,11 @@ impl DirectusDatabase {
     }
 }
 
-impl Source for DirectusDatabase {
+impl Source for Arc<DirectusDatabase> {
     fn ask<'a>(&'a self, query: &'a IdentityQuery) -> VerdictFuture<'a> {
         Box::pin(async move {
-            self.verdict(query).await.map_err(|cause| {
-                log::error(
-                    "the Directus's database cannot tell who asks",
-                    &[("cause", &error_chain(&cause))],
-                );
-                Unavailable
-            })
+            // The database's own thread has logged it, once for all who ask.
+            self.verdict(query).await.map_err(|_| Unavailable)
         })
     }
 }
@@ -155,7 +153,7 @@ async fn look(db: &Db) -> Result<(), StoreError> {
          WHERE u.id = s.\"user\" AND u.role = r.id AND r.parent = a.role AND a.policy = p.id \
          AND u.token = s.token AND p.ip_access = u.status AND 1 = 0",
     )
-    .fetch_optional(db.pool())
+    .fetch_optional(db.reads()?)
     .await?;
     Ok(())
 }
@@ -169,7 +167,7 @@ async fn of_token(db: &Db, token: String) -> Result<Option<User>, StoreError> {
         "SELECT CAST(id AS TEXT), CAST(role AS TEXT) FROM directus_users WHERE token = $1 AND status = 'active'",
     )
     .bind(token)
-    .fetch_optional(db.pool())
+    .fetch_optional(db.reads()?)
     .await?;
     match row {
         Some(row) => with_rights(db, row.try_get(0)?, row.try_get(1)?)
@@ -195,7 +193,7 @@ async fn of_claims(
     };
     let row = sqlx::query(query)
         .bind(user.clone())
-        .fetch_optional(db.pool())
+        .fetch_optional(db.reads()?)
         .await?;
     let Some(row) = row else { return Ok(None) };
     if let Some(session) = session {
@@ -213,7 +211,7 @@ async fn of_claims(
         let found = sqlx::query(query)
             .bind(session.to_string())
             .bind(user)
-            .fetch_optional(db.pool())
+            .fetch_optional(db.reads()?)
             .await?;
         if found.is_none() {
             return Ok(None);
@@ -249,7 +247,7 @@ async fn with_rights(db: &Db, id: String, role: Option<String>) -> Result<User, 
     }) {
         let row = sqlx::query(sqlx::AssertSqlSafe(role_query.as_str()))
             .bind(role.clone())
-            .fetch_optional(db.pool())
+            .fetch_optional(db.reads()?)
             .await?;
         let Some(row) = row else { break };
         policies(db, &policy_query("role"), &role, &mut user.policies).await?;
@@ -269,7 +267,7 @@ async fn policies(
 ) -> Result<(), StoreError> {
     let rows = sqlx::query(sqlx::AssertSqlSafe(query))
         .bind(of.to_owned())
-        .fetch_all(db.pool())
+        .fetch_all(db.reads()?)
         .await?;
     for row in &rows {
         let from: Option<String> = row.try_get(2)?;

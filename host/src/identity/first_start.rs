@@ -1,6 +1,8 @@
 //! What is read from the store, or put into an empty one, before the host serves: the secret, the first administrator, and the
 //! user that ADMIN_TOKEN stands for.
 
+use std::io::{self, Write as _};
+
 use super::known::Known;
 use super::local_users;
 use crate::config;
@@ -30,14 +32,13 @@ pub fn prepare(
         password: auth.admin_password.reveal().map(str::to_owned),
         has_token: auth.admin_token.reveal().is_some(),
     };
-    if let Some(created) =
-        store.block_on(|db| async move { db.first_administrator(wanted).await })?
-    {
+    let created =
+        store.block_on(|db| async move { db.first_administrator(wanted, print).await })?;
+    if let Some(created) = created {
         log::info(
             "first start: an administrator was created",
             &[("email", &created.email), ("store", url)],
         );
-        print(&created);
     }
     let secret = match auth.secret.reveal() {
         Some(secret) => secret.to_owned(),
@@ -68,16 +69,18 @@ pub fn prepare(
     })
 }
 
-fn print(created: &Created) {
+fn print(created: &Created) -> io::Result<()> {
     if created.password.is_none() && created.token.is_none() {
-        return;
+        return Ok(());
     }
-    println!("First start. This is shown once:");
-    println!("  administrator  {}", created.email);
+    let mut out = io::stdout().lock();
+    writeln!(out, "First start. This is shown once:")?;
+    writeln!(out, "  administrator  {}", created.email)?;
     if let Some(password) = &created.password {
-        println!("  password       {password}");
+        writeln!(out, "  password       {password}")?;
     }
     if let Some(token) = &created.token {
-        println!("  static token   {token}");
+        writeln!(out, "  static token   {token}")?;
     }
+    out.flush()
 }

@@ -5,16 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::answers::Denial;
-use super::cache::{Cache, UNVERIFIED_MAX};
+use super::cache::Cache;
 use super::jwt::{Claimed, Signed};
 use super::known::{KEEP, Known};
 use super::source::{IdentityQuery, Source, Unavailable, Verdict, VerdictFuture};
 use super::who::Accountability;
 use crate::config::values::Network;
-use crate::platform::error_chain::error_chain;
 use crate::platform::log;
 use crate::store::users::User;
-use crate::store::{Store, StoreError, digest_of, hex, seconds};
+use crate::store::{Store, StoreError, Use, digest_of, hex, seconds};
 
 /// How often a host with cached answers polls the store for changes.
 const POLL: Duration = Duration::from_secs(2);
@@ -52,7 +51,7 @@ impl LocalUsers {
         let digest = hex(&query.digest);
         let owner = self
             .store
-            .run(|db| async move { db.owner_of(&digest).await })
+            .read(|db| async move { db.owner_of(&digest).await })
             .await?;
         let Some(owner) = owner else {
             return Ok(Verdict::Unknown);
@@ -75,7 +74,7 @@ impl LocalUsers {
         let session = claimed.who.session.clone();
         let found = self
             .store
-            .run(|db| async move {
+            .read(|db| async move {
                 let user = db.user_by_id(&id).await?;
                 let is_in_session = match (&user, session) {
                     (Some(_), Some(session)) => {
@@ -118,13 +117,8 @@ impl Source for LocalUsers {
                 Signed::Good(claimed) => self.by_claims(claimed).await,
                 Signed::No | Signed::Bad { .. } => Ok(Verdict::Unknown),
             };
-            answer.map_err(|cause| {
-                log::error(
-                    "the store cannot tell who asks",
-                    &[("cause", &error_chain(&cause))],
-                );
-                Unavailable
-            })
+            // The store has logged it, once for all who ask.
+            answer.map_err(|_| Unavailable)
         })
     }
 }
@@ -166,7 +160,6 @@ async fn follow(
     mut epoch: i64,
 ) {
     let mut round = 0_u32;
-    let mut is_lost = false;
     loop {
         tokio::time::sleep(POLL).await;
         let Some(cache) = cache.upgrade() else { return };
@@ -177,7 +170,9 @@ async fn follow(
                 uses.drain().collect()
             };
             // Lost if the store does not answer: nothing depends on it.
-            if !uses.is_empty() && db.note_uses(uses).await.is_err() {
+            let is_lost =
+                !uses.is_empty() && db.timed(Use::Change, db.note_uses(uses)).await.is_err();
+            if is_lost {
                 log::debug("the last uses of tokens were not written down", &[]);
             }
         }
@@ -185,23 +180,13 @@ async fn follow(
             continue;
         }
         let asked_at = cache.now_ms();
-        match tokio::time::timeout(UNVERIFIED_MAX / 2, db.epoch()).await {
-            Ok(Ok(now)) => {
-                if now != epoch {
-                    epoch = now;
-                    cache.forget();
-                }
-                cache.verified(asked_at);
-                is_lost = false;
+        // Err: cached answers end soon.
+        if let Ok(now) = db.timed(Use::Read, db.epoch()).await {
+            if now != epoch {
+                epoch = now;
+                cache.forget();
             }
-            Ok(Err(_)) | Err(_) if is_lost => {}
-            Ok(Err(_)) | Err(_) => {
-                is_lost = true;
-                log::warn(
-                    "the store does not answer; cached identities end in a few seconds",
-                    &[],
-                );
-            }
+            cache.verified(asked_at);
         }
     }
 }

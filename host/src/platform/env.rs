@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, fs, io};
 
 /// A `.env` file is read whole; one above this size is a mistake.
@@ -18,6 +19,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Clone, Default)]
 pub struct Env {
     variables: HashMap<String, String>,
+    /// Those of the process, as they were at the start: what an extension sets later is nobody else's.
+    process: Arc<HashMap<String, String>>,
     /// The file that it may be read from again.
     file: Option<PathBuf>,
 }
@@ -28,6 +31,17 @@ impl Env {
     /// # Errors
     /// Where the file cannot be read or a line of it is malformed. No error shows a value.
     pub fn load(dotenv_path: &Path) -> Result<Env, EnvError> {
+        // A name or value that is not UTF-8 cannot be handed to an extension, and reads as not set.
+        let process = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Env::over_file(Arc::new(process.collect()), dotenv_path)
+    }
+
+    fn over_file(
+        process: Arc<HashMap<String, String>>,
+        dotenv_path: &Path,
+    ) -> Result<Env, EnvError> {
         let mut variables = match read(dotenv_path)? {
             Some(text) => parse(&text).map_err(|(line, problem)| EnvError::Malformed {
                 path: dotenv_path.to_owned(),
@@ -36,21 +50,24 @@ impl Env {
             })?,
             None => HashMap::new(),
         };
-        // A name or value that is not UTF-8 cannot be handed to an extension, and reads as not set.
-        let process = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        variables.extend(process);
-        let file = Some(dotenv_path.to_owned());
-        Ok(Env { variables, file })
+        let of_process = process.iter();
+        variables.extend(of_process.map(|(name, value)| (name.clone(), value.clone())));
+        Ok(Env {
+            variables,
+            process,
+            file: Some(dotenv_path.to_owned()),
+        })
     }
 
-    /// Takes the snapshot again, where it came from a file that may have changed.
+    /// Reads the file again, where there is one that may have changed. The variables of the process stay as they were at the
+    /// start.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn reread(&self) -> Result<Option<Env>, EnvError> {
-        self.file.as_deref().map(Env::load).transpose()
+        let file = self.file.as_deref();
+        file.map(|file| Env::over_file(self.process.clone(), file))
+            .transpose()
     }
 
     /// Makes an environment of the given variables alone.
@@ -63,7 +80,7 @@ impl Env {
             .collect();
         Env {
             variables,
-            file: None,
+            ..Env::default()
         }
     }
 
@@ -95,7 +112,7 @@ impl Env {
         };
         Ok(Env {
             variables: parse(&text).map_err(malformed)?,
-            file: None,
+            ..Env::default()
         })
     }
 }

@@ -1,17 +1,21 @@
 //! The log: one line per event on stderr, for people (`pretty`) or for programs (`json`).
 //!
-//! A line is built in memory and written with one call, so that lines of several threads never mix. Whatever comes from
+//! A line is built in memory and written whole, so that lines of several threads never mix: see [`super::log_writer`]. Whatever comes from
 //! outside is escaped: no value can forge a second line or move the cursor. A closed stderr loses lines, nothing else.
 //! Third-party crates report through the `log` facade and are heard from `warn` up, or wholly at level `trace`.
 
-use std::cell::RefCell;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Display, Write as _};
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use serde::Deserialize;
 use time::OffsetDateTime;
+
+use super::log_limit;
+use super::log_writer;
 
 /// How much an event matters; as a threshold, it and everything above it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -69,6 +73,45 @@ pub fn init(level: Level, style: Style) {
     });
 }
 
+/// From now on nobody waits for stderr: a thread writes, and what it cannot write in time is dropped and counted. A panic of the
+/// host's becomes a line, too. Before it, and in commands that never call it, a line is written when it is logged.
+pub fn write_in_background() {
+    let dropped = |count| {
+        let mut line = String::with_capacity(LINE_BYTES_USUAL);
+        let sentence = "lines of the log were dropped: nobody read stderr for a while";
+        format(
+            &mut line,
+            Level::Warn,
+            &sentence,
+            &[("dropped_count", &count)],
+        );
+        line
+    };
+    if let Err(cause) = log_writer::start(dropped) {
+        let sentence = "cannot start a thread for the log; whoever logs waits for stderr";
+        event(Level::Warn, sentence, &[("cause", &cause)]);
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        /// A thread that panics may be a worker, and the process may be about to end.
+        const FLUSHED_WITHIN: Duration = Duration::from_millis(100);
+        let thread = std::thread::current();
+        let message = panic.payload_as_str().unwrap_or("(no message)");
+        let at = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let backtrace = Backtrace::capture();
+        let mut fields: Vec<Field<'_>> = vec![("cause", &message), ("at", &at)];
+        let name = thread.name().unwrap_or_default();
+        fields.push(("thread", &name));
+        if backtrace.status() == BacktraceStatus::Captured {
+            fields.push(("backtrace", &backtrace));
+        }
+        event(Level::Error, "the host panicked", &fields);
+        log_writer::flush(FLUSHED_WITHIN);
+    }));
+}
+
 /// Whether an event of this level is written. Costs one relaxed load.
 pub fn enabled(level: Level) -> bool {
     level != Level::Silent && level as u8 <= LEVEL.load(Ordering::Relaxed)
@@ -103,40 +146,28 @@ pub fn debug(sentence: &str, fields: &[Field<'_>]) {
 }
 
 fn write(level: Level, sentence: &dyn Display, fields: &[Field<'_>]) {
-    thread_local! {
-        static LINE: RefCell<String> = const { RefCell::new(String::new()) };
-    }
-    let send = |line: &mut String| {
-        line.clear();
-        let now = OffsetDateTime::now_utc();
-        match STYLE.load(Ordering::Relaxed) == Style::Json as u8 {
-            true => json(line, now, level, sentence, fields),
-            false => pretty(
-                line,
-                now,
-                level,
-                sentence,
-                fields,
-                COLOUR.load(Ordering::Relaxed),
-            ),
-        }
-        // Err: stderr is closed, and there is nowhere else to report that.
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        // One huge line must not keep its memory for the life of the thread.
-        line.shrink_to(LINE_BYTES_KEPT);
-    };
-    // The line is taken where a Display of a field logs itself, or the thread is ending: use another one.
-    let kept = LINE.try_with(|line| {
-        line.try_borrow_mut()
-            .map(|mut line| send(&mut line))
-            .is_ok()
-    });
-    if !kept.unwrap_or(false) {
-        send(&mut String::new());
-    }
+    // No thread-local buffer: its first use waits for the system's loader, which a library's initialiser can hold for ever.
+    let mut line = String::with_capacity(LINE_BYTES_USUAL);
+    format(&mut line, level, sentence, fields);
+    log_writer::write(line.as_bytes());
 }
 
-const LINE_BYTES_KEPT: usize = 8 * 1024;
+const LINE_BYTES_USUAL: usize = 256;
+
+fn format(line: &mut String, level: Level, sentence: &dyn Display, fields: &[Field<'_>]) {
+    let now = OffsetDateTime::now_utc();
+    match STYLE.load(Ordering::Relaxed) == Style::Json as u8 {
+        true => json(line, now, level, sentence, fields),
+        false => pretty(
+            line,
+            now,
+            level,
+            sentence,
+            fields,
+            COLOUR.load(Ordering::Relaxed),
+        ),
+    }
+}
 
 fn pretty(
     line: &mut String,
@@ -304,11 +335,23 @@ impl ::log::Log for Facade {
     }
 
     fn log(&self, record: &::log::Record<'_>) {
-        if ::log::Log::enabled(self, record.metadata()) && record.level() <= ::log::max_level() {
-            write(
-                record.level().into(),
-                record.args(),
-                &[("target", &record.target())],
+        // Of a database that fails the store tells once; sqlx would for each connection.
+        let is_told_elsewhere = record.target().starts_with("sqlx") && !enabled(Level::Trace);
+        if ::log::Log::enabled(self, record.metadata())
+            && record.level() <= ::log::max_level()
+            && !is_told_elsewhere
+        {
+            let target = record.target();
+            // What goes wrong on one connection is its client's, who could write as much as he likes.
+            let mut level = Level::from(record.level());
+            if target.starts_with("actix_http::") {
+                level = level.max(Level::Debug);
+            }
+            log_limit::event(
+                (target, ""),
+                level,
+                &record.args().to_string(),
+                &[("target", &target)],
             );
         }
     }

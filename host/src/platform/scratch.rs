@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::platform::fnv::Fnv;
 
@@ -18,10 +19,8 @@ const KEPT: &str = "copies";
 pub const ONCE: &str = "once";
 /// The word for links to extensions that are developed.
 pub const DEV: &str = "dev";
-/// The word for the socket of a check: short, for a socket's path has a hundred bytes.
-pub const CHECK: &str = "c";
 /// Folders with these words are of no use when their process has ended.
-const TEMPORARY: [&str; 3] = [ONCE, DEV, CHECK];
+const TEMPORARY: [&str; 2] = [ONCE, DEV];
 /// Only the owner may read and write.
 const MODE: u32 = 0o700;
 
@@ -30,7 +29,7 @@ pub struct Scratch {
     path: PathBuf,
     /// The system releases it with the process, however that ends. `None`: the file system has no locks, and nobody will take
     /// the folder over.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl Scratch {
@@ -47,8 +46,11 @@ impl Scratch {
             let path = named(word, RandomState::new().build_hasher().finish());
             let made = DirBuilder::new().mode(MODE).create(&path);
             match made.and_then(|()| lock(&path)) {
-                Ok(_lock) => {
-                    let scratch = Self { path, _lock };
+                Ok(lock) => {
+                    let scratch = Self {
+                        path,
+                        lock: Mutex::new(lock),
+                    };
                     scratch.remove_stale();
                     return Ok(scratch);
                 }
@@ -68,23 +70,45 @@ impl Scratch {
         let Ok(own) = fs::metadata(&self.path) else {
             return Err(self);
         };
-        let mut key = Fnv::default();
-        key.write_u32(own.uid());
-        key.write(owner.as_os_str().as_encoded_bytes());
-        let path = named(KEPT, key.finish());
+        let path = kept_path(own.uid(), owner);
         // Err: it exists already, or the next step fails, too.
         let _ = DirBuilder::new().mode(MODE).create(&path);
         let Some(lock) = taken(&path, &own) else {
             return Err(self);
         };
         self.remove();
-        let _lock = Some(lock);
-        Ok(Self { path, _lock })
+        let lock = Mutex::new(Some(lock));
+        Ok(Self { path, lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes it anew where it has vanished: programs that clean the system's folder for temporary files remove what is old.
+    ///
+    /// # Errors
+    /// Where it cannot be made, or is somebody else's by now.
+    pub fn restore(&self) -> io::Result<()> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match DirBuilder::new().mode(MODE).create(&self.path) {
+            Ok(()) => {
+                *held = lock(&self.path)?;
+                Ok(())
+            }
+            // Another thread was first, and holds the lock.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = fs::symlink_metadata(&self.path)?;
+                let is_ours = held.as_ref().is_none_or(|held| {
+                    let is_held =
+                        |held: Metadata| (held.dev(), held.ino()) == (there.dev(), there.ino());
+                    held.metadata().is_ok_and(is_held)
+                });
+                if is_ours { Ok(()) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes it with its content. Libraries that are mapped from there stay mapped.
@@ -98,7 +122,7 @@ impl Scratch {
         let Ok(own) = fs::metadata(&self.path) else {
             return;
         };
-        let entries = fs::read_dir(std::env::temp_dir());
+        let entries = fs::read_dir(parent());
         for entry in entries.into_iter().flatten().flatten() {
             let path = entry.path();
             // Until it is removed, nobody else can take it.
@@ -113,8 +137,43 @@ impl Scratch {
     }
 }
 
+/// The folder that [`Scratch::kept_for`] would take for `owner`, made where it is missing, and not taken: for what lies beside the
+/// copies. `None` where it cannot be made, or others have access to it.
+pub fn folder_kept_for(owner: &Path) -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let path = kept_path(user, owner);
+    // Err: it exists already, or the next step fails, too.
+    let _ = DirBuilder::new().mode(MODE).create(&path);
+    let about = fs::symlink_metadata(&path).ok()?;
+    (about.is_dir() && about.uid() == user && about.mode() & 0o777 == MODE).then_some(path)
+}
+
+fn kept_path(user: u32, owner: &Path) -> PathBuf {
+    let mut key = Fnv::default();
+    key.write_u32(user);
+    key.write(owner.as_os_str().as_encoded_bytes());
+    named(KEPT, key.finish())
+}
+
+/// Removes temporary folders that ended processes of this user left: at the end of a command that another process worked for.
+pub fn remove_left() {
+    if let Ok(scratch) = Scratch::temporary(ONCE) {
+        scratch.remove();
+    }
+}
+
+/// The system's folder for temporary files, as it was when it was first asked for: an extension may change the environment and
+/// the working directory.
+fn parent() -> &'static Path {
+    static PARENT: OnceLock<PathBuf> = OnceLock::new();
+    PARENT.get_or_init(|| {
+        let folder = std::env::temp_dir();
+        std::path::absolute(&folder).unwrap_or(folder)
+    })
+}
+
 fn named(word: &str, unique: u64) -> PathBuf {
-    std::env::temp_dir().join(format!("{PREFIX}-{word}-{unique:016x}"))
+    parent().join(format!("{PREFIX}-{word}-{unique:016x}"))
 }
 
 fn is_temporary(path: &Path) -> bool {

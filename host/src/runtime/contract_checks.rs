@@ -53,13 +53,47 @@ pub enum Rule {
     EndsFetched,
     /// Threads end with `stop`.
     EndsThreads,
+    /// Builds share no statics.
+    OwnStatics,
     /// What was served once is served later.
     ServesOn,
+    /// How signals are taken stays as it was.
+    LeavesSignals,
+    /// No timer sends the process signals.
+    LeavesTimers,
+    /// The working directory stays.
+    LeavesDirectories,
+    /// The umask stays.
+    LeavesUmask,
+    /// The environment stays.
+    LeavesEnvironment,
+    /// Limits of resources stay.
+    LeavesLimits,
+    /// The host's descriptors stay.
+    LeavesDescriptors,
+    /// The locale stays.
+    LeavesLocale,
+    /// Arithmetic of the host's threads stays as it was.
+    LeavesFloatingPoint,
+    /// Priorities and processors stay.
+    LeavesScheduling,
+    /// What the process is stays.
+    LeavesAttributes,
+    /// Opened descriptors are closed.
+    ClosesDescriptors,
+    /// Descriptors are not inherited.
+    ClosesOnExec,
+    /// Child processes end with the extension.
+    EndsProcesses,
+    /// Nothing is printed.
+    DoesNotPrint,
+    /// The process can end.
+    LetsTheProcessEnd,
 }
 
 impl Rule {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 38] = [
         Self::DoesNotCrash,
         Self::DoesNotPanic,
         Self::DoesNotBlock,
@@ -80,7 +114,24 @@ impl Rule {
         Self::ReleasesOnce,
         Self::EndsFetched,
         Self::EndsThreads,
+        Self::OwnStatics,
         Self::ServesOn,
+        Self::LeavesSignals,
+        Self::LeavesTimers,
+        Self::LeavesDirectories,
+        Self::LeavesUmask,
+        Self::LeavesEnvironment,
+        Self::LeavesLimits,
+        Self::LeavesDescriptors,
+        Self::LeavesLocale,
+        Self::LeavesFloatingPoint,
+        Self::LeavesScheduling,
+        Self::LeavesAttributes,
+        Self::ClosesDescriptors,
+        Self::ClosesOnExec,
+        Self::EndsProcesses,
+        Self::DoesNotPrint,
+        Self::LetsTheProcessEnd,
     ];
 
     /// Its stable name.
@@ -200,10 +251,95 @@ impl Rule {
                 "starts threads of its own; all have ended when `stop` returns",
                 "tell each thread to end in `stop`, and join it there",
             ),
+            Self::OwnStatics => (
+                "own-statics",
+                "Each build that is loaded has its own statics.",
+                "build it with -fno-gnu-unique (GCC), so that a new build does not work on the statics of the one before it",
+            ),
             Self::ServesOn => (
                 "serves-on",
                 "Handles a request: on its worker, many at a time on different workers",
                 "look for what a request leaves behind for those after it: a lock that is held, a table that is full",
+            ),
+            Self::LeavesSignals => (
+                "leaves-signals",
+                "how a signal is taken, which signals a thread of the host's blocks, and its alternate stack;",
+                "leave signals to the host, and block them in threads of your own alone; a library that installs handlers has mostly an option not to",
+            ),
+            Self::LeavesTimers => (
+                "leaves-timers",
+                "timers that send signals (`setitimer`, `alarm`, `timer_create`);",
+                "use the callback sleep, or timerfd_create in a thread of your own",
+            ),
+            Self::LeavesDirectories => (
+                "leaves-directories",
+                "the working directory and the root directory;",
+                "open files by absolute paths, or by openat with a descriptor of the folder",
+            ),
+            Self::LeavesUmask => (
+                "leaves-umask",
+                "the umask;",
+                "pass the mode that a file is to have to open, and use fchmod where the umask is in the way",
+            ),
+            Self::LeavesEnvironment => (
+                "leaves-environment",
+                "the environment: `setenv` frees what another thread's `getenv` has just found;",
+                "read variables by the callback env, and give a child process its own by execve or posix_spawn",
+            ),
+            Self::LeavesLimits => (
+                "leaves-limits",
+                "limits of resources (`setrlimit`);",
+                "let the operator set limits; a child process may be given others between fork and exec",
+            ),
+            Self::LeavesDescriptors => (
+                "leaves-descriptors",
+                "descriptors that it has not opened, 0, 1 and 2 among them;",
+                "close each descriptor that you opened once, and set it to -1 then: one that is closed twice is somebody else's the second time",
+            ),
+            Self::LeavesLocale => (
+                "leaves-locale",
+                "the locale (`setlocale`);",
+                "use newlocale and the functions that take a locale_t, such as strtod_l; set it for your own thread by uselocale",
+            ),
+            Self::LeavesFloatingPoint => (
+                "leaves-floating-point",
+                "how the host's threads compute: rounding, and numbers near zero, which a library that is linked with `-ffast-math` changes;",
+                "link without -ffast-math and -Ofast (-mdaz-ftz), or with -fno-fast-math or a GCC from 13 on with -shared; set back what you change before you return",
+            ),
+            Self::LeavesScheduling => (
+                "leaves-scheduling",
+                "the priority of the host's threads, and which processors they run on;",
+                "change the priority of your own threads alone",
+            ),
+            Self::LeavesAttributes => (
+                "leaves-attributes",
+                "who the process is: its users, groups, capabilities, session, namespaces and name, and what `prctl` sets;",
+                "do it in a child process",
+            ),
+            Self::ClosesDescriptors => (
+                "closes-descriptors",
+                "descriptors that it has opened are closed when `destroy` returns,",
+                "close in stop or destroy, and on each way out of a function, what was opened",
+            ),
+            Self::ClosesOnExec => (
+                "closes-on-exec",
+                "and each is opened with `O_CLOEXEC`;",
+                "add O_CLOEXEC, SOCK_CLOEXEC or EFD_CLOEXEC where it is opened; fopen takes an e in its mode",
+            ),
+            Self::EndsProcesses => (
+                "ends-processes",
+                "child processes have ended and been waited for;",
+                "end each child in stop and wait for it by waitpid; start a service outside of the host",
+            ),
+            Self::DoesNotPrint => (
+                "does-not-print",
+                "nothing is printed to the standard output;",
+                "use the callback log (in Rust: ctx.info and its like)",
+            ),
+            Self::LetsTheProcessEnd => (
+                "lets-the-process-end",
+                "functions that run at the end of the process (`atexit`, destructors) return soon.",
+                "do what is to be done at the end in destroy, and leave atexit alone",
             ),
         }
     }

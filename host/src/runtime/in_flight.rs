@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::crash_page::CallMark;
 pub use super::flight_count::Closed;
 use super::flight_count::{Counted, FlightCount};
 
@@ -28,17 +29,18 @@ impl InFlight {
         }
     }
 
-    /// Counts a request in.
+    /// Counts a request in; `call` says which, should it end the process.
     ///
     /// # Errors
     /// Where the build is being stopped, or `limit` requests are in flight.
     #[inline]
-    pub fn enter(&'static self, limit: usize) -> Result<Flight, Closed> {
+    pub fn enter(&'static self, limit: usize, call: CallMark) -> Result<Flight, Closed> {
         let counted = self.count.enter(limit)?;
         self.served.fetch_add(1, Ordering::Relaxed);
         Ok(Flight {
             build: self,
             counted,
+            call,
         })
     }
 
@@ -49,6 +51,7 @@ impl InFlight {
         Some(Flight {
             build: self,
             counted,
+            call: CallMark::default(),
         })
     }
 
@@ -82,12 +85,25 @@ impl InFlight {
 pub struct Flight {
     build: &'static InFlight,
     counted: Counted,
+    call: CallMark,
 }
 
 impl Flight {
     /// In which build.
     pub fn build(&self) -> &'static InFlight {
         self.build
+    }
+
+    /// The same, for a request.
+    #[inline]
+    pub fn with_call(mut self, call: CallMark) -> Self {
+        self.call = call;
+        self
+    }
+
+    /// For which request.
+    pub fn call(&self) -> CallMark {
+        self.call
     }
 
     /// The extension's name.
@@ -101,6 +117,7 @@ impl Clone for Flight {
         Self {
             build: self.build,
             counted: self.build.count.hold_again(),
+            call: self.call,
         }
     }
 }

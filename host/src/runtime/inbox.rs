@@ -12,6 +12,18 @@ pub struct Inbox<J, W> {
     is_filled: AtomicBool,
 }
 
+/// How a worker is woken. Cloned for each job.
+pub trait Wake: Clone {
+    /// Has it look for jobs.
+    fn wake(&self);
+}
+
+impl Wake for std::task::Waker {
+    fn wake(&self) {
+        self.wake_by_ref();
+    }
+}
+
 struct Content<J, W> {
     /// `None` after the worker has ended.
     jobs: Option<Vec<J>>,
@@ -19,7 +31,7 @@ struct Content<J, W> {
     waker: Option<W>,
 }
 
-impl<J, W: Fn()> Inbox<J, W> {
+impl<J, W: Wake> Inbox<J, W> {
     /// An empty one.
     pub fn new() -> Self {
         Self {
@@ -40,8 +52,12 @@ impl<J, W: Fn()> Inbox<J, W> {
         jobs.push(job);
         // Under the lock, so that a worker that only now says how it is woken finds it set.
         self.is_filled.store(true, Ordering::Release);
-        if let Some(wake) = &content.waker {
-            wake();
+        let wake = content.waker.clone();
+        // Not under the lock: whoever wakes a worker for the first time may wait for the system's loader, and the worker must not
+        // wait with it.
+        drop(content);
+        if let Some(wake) = wake {
+            wake.wake();
         }
     }
 
@@ -74,7 +90,7 @@ impl<J, W: Fn()> Inbox<J, W> {
     }
 }
 
-impl<J, W: Fn()> Default for Inbox<J, W> {
+impl<J, W: Wake> Default for Inbox<J, W> {
     fn default() -> Self {
         Self::new()
     }

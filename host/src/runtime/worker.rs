@@ -6,10 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
+use super::crash_page::{CallMark, Inside, ThreadMark};
 use super::in_flight::InFlight;
 use super::inbox::Inbox;
-use super::workers::{BusyMarker, Inside, Workers};
+use super::workers::Workers;
+use crate::platform::process;
 
 thread_local! {
     static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
@@ -20,7 +23,6 @@ thread_local! {
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
 
 type Job = Box<dyn FnOnce(&'static Worker) + Send>;
-type Wake = Box<dyn Fn() + Send>;
 
 /// Calls what is due on a worker, or a part of it where others should get their turn; tells whether something is left.
 pub type CallDue = fn() -> bool;
@@ -38,7 +40,7 @@ pub struct Worker {
     pump: RefCell<Option<Waker>>,
     /// It runs, or is about to.
     is_pump_woken: Cell<bool>,
-    marker: Arc<BusyMarker>,
+    mark: &'static ThreadMark,
     workers: Arc<Workers>,
 }
 
@@ -46,7 +48,7 @@ pub struct Worker {
 #[derive(Clone)]
 pub struct Remote {
     number: u32,
-    inbox: Arc<Inbox<Job, Wake>>,
+    inbox: Arc<Inbox<Job, Waker>>,
 }
 
 impl Remote {
@@ -76,7 +78,7 @@ pub fn current() -> Option<&'static Worker> {
 /// The name of the extension that this thread's worker is in.
 pub fn inside() -> Option<Arc<str>> {
     let worker = current()?;
-    worker.workers.name_of(worker.marker.build())
+    worker.workers.name_of(worker.mark.build())
 }
 
 impl Worker {
@@ -96,20 +98,21 @@ impl Worker {
             is_ending: Cell::new(false),
             pump: RefCell::default(),
             is_pump_woken: Cell::new(true),
-            marker: Arc::default(),
+            mark: ThreadMark::of_this_thread(),
             workers: workers.clone(),
         }));
         NUMBER.set(remote.number);
         CURRENT.set(Some(worker));
-        workers.add(remote, worker.marker.clone());
+        workers.add(remote, worker.mark);
         actix_rt::spawn(pump(worker));
+        actix_rt::spawn(look_again(worker));
         worker
     }
 
-    /// Notes that the worker goes into an extension.
+    /// Notes that the worker goes into an extension, and for what.
     #[inline]
-    pub fn enter(&self, build: &InFlight) -> Inside<'_> {
-        self.marker.enter(build.number)
+    pub fn enter(&self, build: &InFlight, call: CallMark) -> Inside<'_> {
+        self.mark.enter(build.number, call)
     }
 
     /// Notes that something is due: it is called soon, from the worker's own loop.
@@ -147,6 +150,18 @@ impl Worker {
         has_due
     }
 
+    /// Runs what other threads have left.
+    fn run_jobs(&'static self) {
+        for job in self.remote.inbox.take() {
+            job(self);
+        }
+    }
+
+    /// Notes that the loop goes round.
+    pub fn give_sign_of_life(&self) {
+        self.mark.give_sign_of_life();
+    }
+
     /// Whether the thread's loop is over: nothing new can be begun.
     pub fn is_ending(&self) -> bool {
         self.is_ending.get()
@@ -176,6 +191,9 @@ struct EndOfLoop(&'static Worker);
 impl Drop for EndOfLoop {
     fn drop(&mut self) {
         let worker = self.0;
+        if !worker.workers.may_end() {
+            process::end_broken("a worker has died; the process ends", &[]);
+        }
         worker.is_ending.set(true);
         while worker.call_due() {}
         for job in worker.remote.inbox.close() {
@@ -191,13 +209,10 @@ async fn pump(worker: &'static Worker) {
         if worker.pump.borrow().is_none() {
             let waker = cx.waker().clone();
             *worker.pump.borrow_mut() = Some(waker.clone());
-            let wake = Box::new(move || waker.wake_by_ref());
-            worker.remote.inbox.set_waker(wake);
+            worker.remote.inbox.set_waker(waker);
         }
         worker.is_pump_woken.set(true);
-        for job in worker.remote.inbox.take() {
-            job(worker);
-        }
+        worker.run_jobs();
         worker.call_due();
         worker.is_pump_woken.set(false);
         if worker.has_due.get() {
@@ -206,4 +221,17 @@ async fn pump(worker: &'static Worker) {
         Poll::<()>::Pending
     })
     .await;
+}
+
+/// Runs the jobs of other threads once a second, whether [`pump`] was woken or not. A thread of an extension that wakes it for the first
+/// time may wait for the system's loader in the middle of that, and then nobody else can wake it.
+async fn look_again(worker: &'static Worker) {
+    const EVERY: Duration = Duration::from_secs(1);
+    loop {
+        actix_rt::time::sleep(EVERY).await;
+        worker.run_jobs();
+        if worker.has_due.get() {
+            worker.note_due();
+        }
+    }
 }

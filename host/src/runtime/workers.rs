@@ -1,75 +1,38 @@
 //! All workers of the host, as other threads see them: how to reach one, and whether one is inside an extension.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use super::crash_page::{ThreadMark, page};
 use super::worker::{Remote, Worker};
 
 /// The workers, and the names of those whose code they call.
 #[derive(Default)]
 pub struct Workers {
-    all: RwLock<Vec<(Remote, Arc<BusyMarker>)>>,
+    all: RwLock<Vec<(Remote, &'static ThreadMark)>>,
     next: AtomicUsize,
     /// The name of each build that was ever loaded, by its number, from 1. Builds that were replaced are among them: their code
     /// can still run.
     builds: RwLock<Vec<Arc<str>>>,
-}
-
-/// Whether a worker is inside an extension, for the thread that watches for those that block.
-#[derive(Default)]
-pub struct BusyMarker {
-    /// The number of the extension's build; 0 outside.
-    inside: AtomicU64,
-    /// Counts the times that an extension was entered.
-    entry_count: AtomicU64,
-}
-
-impl BusyMarker {
-    /// Which build the worker is in, and how many times it has entered one.
-    pub fn read(&self) -> (u64, u64) {
-        (
-            self.inside.load(Ordering::Relaxed),
-            self.entry_count.load(Ordering::Relaxed),
-        )
-    }
-
-    /// Which build the worker is in; 0: none.
-    pub fn build(&self) -> u64 {
-        self.inside.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the worker goes into a build, until the returned guard is dropped.
-    #[inline]
-    pub fn enter(&self, build: u64) -> Inside<'_> {
-        // The worker is the only writer, so that two plain steps do what an atomic one would.
-        let count = self.entry_count.load(Ordering::Relaxed);
-        self.entry_count
-            .store(count.wrapping_add(1), Ordering::Relaxed);
-        self.inside.store(build, Ordering::Relaxed);
-        Inside(self)
-    }
-}
-
-/// The worker is inside an extension while this lives.
-pub struct Inside<'a>(&'a BusyMarker);
-
-impl Drop for Inside<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.inside.store(0, Ordering::Relaxed);
-    }
+    /// Where the texts stand in the crash page that have been written there.
+    texts: Mutex<HashMap<String, u32>>,
+    /// How many workers were found blocked when somebody last looked.
+    blocked: AtomicUsize,
+    /// None may end: whoever needs them all says so.
+    may_not_end: AtomicBool,
 }
 
 impl Workers {
     /// Makes a worker known to other threads.
-    pub fn add(&self, remote: Remote, marker: Arc<BusyMarker>) {
+    pub fn add(&self, remote: Remote, mark: &'static ThreadMark) {
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .push((remote, marker));
+            .push((remote, mark));
     }
 
-    fn all(&self) -> RwLockReadGuard<'_, Vec<(Remote, Arc<BusyMarker>)>> {
+    fn all(&self) -> RwLockReadGuard<'_, Vec<(Remote, &'static ThreadMark)>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -93,16 +56,57 @@ impl Workers {
         self.all().len()
     }
 
-    /// Of each worker, which build it is in, and how many times it has entered one.
-    pub fn markers(&self) -> Vec<(u64, u64)> {
-        self.all().iter().map(|(_, marker)| marker.read()).collect()
+    /// Of each worker, where it is.
+    pub fn marks(&self) -> Vec<&'static ThreadMark> {
+        self.all().iter().map(|(_, mark)| *mark).collect()
     }
 
-    /// Gives a build of the extension of that name its number: log lines about it find the name by that.
-    pub fn register(&self, name: Arc<str>) -> u64 {
+    /// How many workers were found blocked by the last look at them.
+    pub fn blocked(&self) -> usize {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many workers are blocked.
+    pub fn set_blocked(&self, count: usize) {
+        self.blocked.store(count, Ordering::Relaxed);
+    }
+
+    /// Asks each worker's loop to go round once.
+    pub fn ask_for_sign_of_life(&self) {
+        self.on_each(Worker::give_sign_of_life);
+    }
+
+    /// Whether a worker that ends takes the process with it: its connections would be lost, and nobody would say so.
+    pub fn keep_alive(&self, may_not_end: bool) {
+        self.may_not_end.store(may_not_end, Ordering::Release);
+    }
+
+    /// See [`keep_alive`](Self::keep_alive).
+    pub fn may_end(&self) -> bool {
+        !self.may_not_end.load(Ordering::Acquire)
+    }
+
+    /// Gives a build of the extension of that name its number: log lines about it find the name by that, and what is told of a
+    /// crash finds the files by their `fingerprint`.
+    pub fn register(&self, name: Arc<str>, fingerprint: u64) -> u64 {
+        let text = self.intern(&name);
         let mut builds = self.builds.write().unwrap_or_else(PoisonError::into_inner);
+        let number = page().add_build(text, fingerprint);
+        // Numbers that were given to the builds of another host in this process, as in unit tests, stay without a name.
+        builds.resize((number - 1) as usize, "".into());
         builds.push(name);
-        builds.len() as u64
+        number
+    }
+
+    /// Has a text stand in the crash page, once; gives its place there.
+    pub fn intern(&self, text: &str) -> u32 {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = texts.get(text) {
+            return *place;
+        }
+        let place = page().add_text(text);
+        texts.insert(text.to_owned(), place);
+        place
     }
 
     /// The name of the extension whose build has the number.

@@ -1,12 +1,18 @@
 //! The access log: one line for each request when its answer is decided.
 
-use std::net::SocketAddr;
+use std::cell::OnceCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_http::{Method, Request, Response};
 
+use crate::boundary::request::RequestInfo;
 use crate::http::body::Body;
+use crate::http::peer::IpText;
 use crate::http::request_id::RequestId;
+use crate::identity::Accountability;
 use crate::platform::log::{self, Level};
 
 /// What the access log says of a request: one line when the answer is decided.
@@ -15,48 +21,59 @@ pub struct AccessLine {
     method: Method,
     /// Without its query, which may hold what is nobody's business.
     path: String,
-    peer: Option<SocketAddr>,
+    ip: IpAddr,
+    who: OnceCell<Arc<Accountability>>,
 }
 
 impl AccessLine {
     /// `None` where no line would be written.
     #[inline]
-    pub fn begin(is_on: bool, request: &Request) -> Option<Box<Self>> {
+    pub fn begin(is_on: bool, request: &Request, info: &RequestInfo) -> Option<Rc<Self>> {
         if !is_on {
             return None;
         }
-        Self::begin_where_enabled(request)
+        Self::begin_where_enabled(request, info)
     }
 
     #[inline(never)]
-    fn begin_where_enabled(request: &Request) -> Option<Box<Self>> {
+    fn begin_where_enabled(request: &Request, info: &RequestInfo) -> Option<Rc<Self>> {
         log::enabled(Level::Info).then(|| {
-            Box::new(Self {
+            let peer = info.connection.peer().address().ip();
+            Rc::new(Self {
                 began: Instant::now(),
                 method: request.method().clone(),
                 path: request.uri().path().to_owned(),
-                peer: request.peer_addr(),
+                ip: info.ip.unwrap_or(peer),
+                who: OnceCell::new(),
             })
         })
+    }
+
+    /// Notes who asks.
+    #[inline(never)]
+    pub fn identified(&self, who: &Arc<Accountability>) {
+        // It is found out once.
+        let _ = self.who.set(who.clone());
     }
 
     #[inline(never)]
     /// Writes the line.
     pub fn write(&self, response: &Response<Body>, id: RequestId) {
         let took_ms = self.began.elapsed().as_micros() as f64 / 1_000.0;
-        let peer = self
-            .peer
-            .map(|peer| peer.ip().to_string())
-            .unwrap_or_default();
+        let ip = IpText::new(self.ip);
         let status = response.status().as_u16();
-        let fields: [log::Field<'_>; 6] = [
+        let mut fields: Vec<log::Field<'_>> = vec![
             ("method", &self.method),
             ("path", &self.path),
             ("status", &status),
             ("took_ms", &took_ms),
-            ("ip", &peer),
-            ("request", &id),
+            ("ip", &ip),
         ];
+        let user = self.who.get().and_then(|who| who.user.as_deref());
+        if let Some(user) = &user {
+            fields.push(("user", user));
+        }
+        fields.push(("request", &id));
         log::event(Level::Info, "answered", &fields);
     }
 }

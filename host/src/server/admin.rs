@@ -1,7 +1,7 @@
-//! The host's own routes: whether it lives, what it is, and which extensions it serves.
+//! The host's own routes: whether it lives, what it is, and which extensions it serves. Whether it is well is [`health`]'s.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_http::header::{self, HeaderValue};
 use actix_http::{Method, Response, StatusCode};
@@ -9,14 +9,17 @@ use extension_api::abi::{EXT_ABI_MAJOR, EXT_ABI_MINOR};
 use futures_core::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
+use crate::extension::error::{LoadError, Reason};
 use crate::extension::library;
 use crate::extension::loaded::{Endpoint, Extension};
-use crate::extension::loader::{self, Scope};
 use crate::extension::registry::{FolderEntry, State};
+use crate::extension::reload_thread::ReloadError;
 use crate::http::body::Body;
 use crate::http::reply::{Refusal, errors, json_with, refuse, text};
 use crate::identity::Accountability;
 use crate::platform::error_chain::error_chain;
+use crate::platform::threads::COMPUTING;
+use crate::server::health;
 use crate::server::host::Host;
 
 /// An answer of the host's own.
@@ -36,9 +39,22 @@ pub fn serve(
 ) -> Option<Served> {
     let now = match path {
         "/server/ping" => on(method, &Method::GET, || text(StatusCode::OK, "pong")),
-        "/server/health" => on(method, &Method::GET, || health(host)),
+        "/server/health" if is_get(method) => {
+            return Some(Served::Soon(health::health(host, who.admin)));
+        }
+        "/server/ready" if is_get(method) => return Some(Served::Soon(health::ready(host))),
+        "/server/health" | "/server/ready" => {
+            on(method, &Method::GET, || refuse(&Refusal::Internal))
+        }
         "/server/info" => on(method, &Method::GET, || info(host, who)),
         "/extensions" | "/extensions/" if who.admin => {
+            if matches!(*method, Method::GET | Method::HEAD) {
+                let host = host.clone();
+                return Some(Served::Soon(Box::pin(async move {
+                    compute_hashes(&host).await;
+                    extensions(&host)
+                })));
+            }
             on(method, &Method::GET, || extensions(host))
         }
         "/extensions" | "/extensions/" => refuse(&Refusal::Forbidden),
@@ -63,13 +79,17 @@ fn on(method: &Method, served: &Method, answer: impl FnOnce() -> Response<Body>)
     } else {
         format!("{served}, OPTIONS")
     };
-    if method == served || (*method == Method::HEAD && *served == Method::GET) {
+    if method == served || (*served == Method::GET && is_get(method)) {
         answer()
     } else if *method == Method::OPTIONS {
         options(&allow)
     } else {
         refuse(&Refusal::MethodNotAllowed { allow })
     }
+}
+
+fn is_get(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Loads an extension anew, whether its files have changed or not, and answers with what came of it.
@@ -80,18 +100,29 @@ async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
         let mounted = registry
             .find(&id)
             .map(|mount| mount.extension.name().to_owned());
-        mounted.or_else(|| registry.entry(&id).map(|entry| entry.folder.clone()))
+        let refused = || registry.entry(&id).map(|entry| entry.folder.clone());
+        mounted.map(|folder| (folder, id.clone())).or_else(|| {
+            let folder = refused().or_else(|| host.catalog.quarantine.folder_of(&id))?;
+            Some((folder.clone(), folder))
+        })
     };
-    let Some(folder) = meant else {
+    let Some((folder, wanted)) = meant else {
         return refuse(&Refusal::NotFound { path });
     };
-    let working = host.clone();
-    let refreshed =
-        actix_rt::task::spawn_blocking(move || loader::refresh(&working.catalog, &Scope::Id(&id)))
-            .await;
-    if !matches!(refreshed, Ok(Ok(_))) {
-        return refuse(&Refusal::Internal);
+    match host.reloads.refresh(Some(wanted)).await {
+        Ok(()) => {}
+        // It has been logged.
+        Err(ReloadError::Failed) => return refuse(&Refusal::Internal),
+        Err(waiting) => {
+            let message = waiting.to_string();
+            return errors(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &message,
+                "SERVICE_UNAVAILABLE",
+            );
+        }
     }
+    compute_hashes(&host).await;
     let registry = host.catalog.registry.load();
     match registry.entry(&folder) {
         None => refuse(&Refusal::NotFound { path }),
@@ -115,16 +146,6 @@ pub fn options(allow: &str) -> Response<Body> {
     response
 }
 
-/// "ok" where everything that was found is served, "warn" where something is refused: the host itself works in both cases.
-fn health(host: &Host) -> Response<Body> {
-    let status = if host.catalog.registry.load().refused().next().is_some() {
-        "warn"
-    } else {
-        "ok"
-    };
-    json_with(StatusCode::OK, &json!({"status": status}))
-}
-
 /// What everybody may know, and for administrators what helps them.
 fn info(host: &Host, who: &Accountability) -> Response<Body> {
     let mut data = json!({"name": "extension-host"});
@@ -139,6 +160,23 @@ fn info(host: &Host, who: &Accountability) -> Response<Body> {
         data["libraries_mapped"] = library::mapped().into();
     }
     json_with(StatusCode::OK, &json!({"data": data}))
+}
+
+/// Has the hashes of libraries computed that nobody has asked for yet, off the workers. One look at a time: the next finds them.
+async fn compute_hashes(host: &Arc<Host>) {
+    let registry = host.catalog.registry.load_full();
+    let is_missing = |extension: &&Arc<Extension>| !extension.has_content_sha256();
+    if registry.loaded().find(is_missing).is_none() {
+        return;
+    }
+    let _one_at_a_time = host.hashing.lock().await;
+    let compute = move || {
+        for extension in registry.loaded() {
+            extension.content_sha256();
+        }
+    };
+    // Err: the system gives no thread, which has been logged; the answer goes without what is missing.
+    let _ = COMPUTING.run(compute).await;
 }
 
 fn extensions(host: &Host) -> Response<Body> {
@@ -165,6 +203,9 @@ pub fn entry(host: &Host, entry: &FolderEntry) -> Vec<Value> {
             "enabled_by": switch,
             "error": null,
         })],
+        State::Refused(error) if matches!(error.reason, Reason::Quarantined { .. }) => {
+            quarantined(entry, error)
+        }
         State::Refused(error) => vec![json!({
             "id": null,
             "folder": entry.folder,
@@ -173,6 +214,29 @@ pub fn entry(host: &Host, entry: &FolderEntry) -> Vec<Value> {
             "state": "refused",
             "error": {"code": error.code(), "message": error_chain(error.as_ref())},
         })],
+    }
+}
+
+/// One value for each id under which it was served.
+fn quarantined(entry: &FolderEntry, error: &LoadError) -> Vec<Value> {
+    let Reason::Quarantined { ids, since, .. } = &error.reason else {
+        return Vec::new();
+    };
+    let since = rfc3339(UNIX_EPOCH + Duration::from_secs(*since));
+    let of = |id: Option<&String>| {
+        json!({
+            "id": id,
+            "folder": entry.folder,
+            "version": null,
+            "routes": [],
+            "state": "quarantined",
+            "since": since,
+            "error": {"code": error.code(), "message": error_chain(error)},
+        })
+    };
+    match ids.as_slice() {
+        [] => vec![of(None)],
+        ids => ids.iter().map(|id| of(Some(id))).collect(),
     }
 }
 
@@ -194,6 +258,7 @@ fn described(
             "state": state,
             // Why the newest build is not the one that is served.
             "error": entry.rejected.as_ref().map(|error| json!({"code": error.code(), "message": error_chain(error.as_ref())})),
+            "warnings": extension.warnings,
             "sdk": extension.sdk,
             "generation": extension.generation,
             "content_sha256": extension.content_sha256(),

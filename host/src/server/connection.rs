@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use actix_http::h1::{ExpectHandler, H1ServiceHandler, UpgradeHandler};
 use actix_http::{Request, Response};
 use actix_rt::net::TcpStream;
+use actix_rt::time::{Sleep, sleep};
 use actix_service::Service as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -31,6 +32,13 @@ use crate::runtime::worker::Worker;
 
 /// How long a connection is idle before it is parked: longer than a busy client pauses, so that it never pays for it.
 const PARK_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a connection stays open for a request that is on its way when the server is told to stop: its answer says that it is the
+/// last. Longer than a busy client pauses, and than a request travels.
+const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a client that has sent too much may take to see its answer, as where actix closes a connection.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// So many parked connections leave memory that is worth giving back.
 const MANY: usize = 16;
@@ -60,8 +68,10 @@ struct Connection {
     /// The last bytes that came were the end of a head, and the last request had no body: nothing is left to be parsed.
     ends_with_head: Cell<bool>,
     last_had_body: Cell<bool>,
-    /// The client does not read, or the connection is being closed: there is something to write.
+    /// The client does not read: there is something to write; and since when.
     is_blocked: Cell<bool>,
+    blocked_since: Cell<Instant>,
+    /// It is being closed.
     is_closing: Cell<bool>,
     /// The request whose answer is being written bit by bit, or was.
     streamed: Cell<Option<request::Handle>>,
@@ -77,10 +87,13 @@ enum Directive {
     Nothing,
     Park,
     Close,
+    /// At once, and whatever is in flight: the client takes nothing.
+    Abort,
 }
 
 impl Connection {
     fn heard(&self, bytes: &[u8]) {
+        self.client.count_received(bytes.len());
         self.ends_with_head.set(bytes.ends_with(b"\r\n\r\n"));
         if !self.is_partial.replace(true) {
             self.client.touch();
@@ -98,6 +111,15 @@ impl Connection {
             && !self.is_partial.get()
             && !self.last_had_body.get()
             && !self.is_closing.get()
+    }
+
+    /// Notes that the client does not read any more, or reads again.
+    #[cold]
+    fn turn(&self, is_blocked: bool) {
+        self.client.touch();
+        if is_blocked {
+            self.blocked_since.set(self.client.since());
+        }
     }
 
     fn signal(&self, what: Directive) {
@@ -134,6 +156,11 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.0.client.has_sent_too_much() {
+            cold_path();
+            // Its answer wakes the task.
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = self.0.with_stream(|stream| stream.poll_read(cx, buf));
         if buf.filled().len() > before {
@@ -150,8 +177,9 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = self.0.with_stream(|stream| stream.poll_write(cx, bytes));
-        if self.0.is_blocked.replace(written.is_pending()) {
-            self.0.client.touch();
+        let is_blocked = written.is_pending();
+        if self.0.is_blocked.replace(is_blocked) != is_blocked {
+            self.0.turn(is_blocked);
         }
         if written.is_pending()
             && let Some(request) = self.0.streamed.get()
@@ -194,6 +222,8 @@ pub struct ServedConnection<S: Serves> {
     connection: Rc<Connection>,
     /// `None` while the connection is parked. Boxed, so that its memory is given back then.
     requests: Option<Pin<Box<ConnectionFuture<S>>>>,
+    /// Until when the last of what the client sends is thrown away.
+    leaving: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Serves> ServedConnection<S> {
@@ -209,6 +239,7 @@ impl<S: Serves> ServedConnection<S> {
             http: http.clone(),
             connection: connections.add(stream, peer),
             requests: None,
+            leaving: None,
         };
         serving.unpark();
         serving
@@ -221,6 +252,53 @@ impl<S: Serves> ServedConnection<S> {
             .call((io, Some(self.connection.client.peer().address())));
         self.requests = Some(Box::pin(requests));
     }
+
+    /// Ends the connection so that nobody takes what came of an answer for the whole of it, and the system does not go on
+    /// offering the rest to a client that takes nothing.
+    fn abort(&mut self) {
+        if let Some(stream) = &*self.connection.stream.borrow() {
+            // Err: the connection has ended.
+            let _ = stream.set_zero_linger();
+        }
+        let ip = self.connection.client.peer().ip_text();
+        log::event(
+            Level::Debug,
+            "a client did not take its answer in time; its connection was closed",
+            &[("ip", ip)],
+        );
+    }
+
+    /// Says that nothing more comes, and takes what the client still sends for a moment: where something is unread, the system
+    /// closes a connection so that the client may not see the answer that is on its way.
+    fn leave(&mut self) {
+        self.requests = None;
+        self.connection.is_closing.set(true);
+        self.leaving = Some(Box::pin(sleep(LEAVE_WITHIN)));
+    }
+
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_late = match &mut self.leaving {
+            Some(leaving) => leaving.as_mut().poll(cx).is_ready(),
+            None => true,
+        };
+        if is_late {
+            return Poll::Ready(());
+        }
+        self.connection
+            .with_stream(|mut stream| {
+                // Err: the client has left before.
+                let _ = stream.as_mut().poll_shutdown(cx);
+                let mut bytes = [0; 4 << 10];
+                loop {
+                    let mut read = ReadBuf::new(&mut bytes);
+                    match std::task::ready!(stream.as_mut().poll_read(cx, &mut read)) {
+                        Ok(()) if !read.filled().is_empty() => {}
+                        _ => return Poll::Ready(Ok(())),
+                    }
+                }
+            })
+            .map(|_| ())
+    }
 }
 
 impl<S: Serves> Future for ServedConnection<S> {
@@ -232,26 +310,33 @@ impl<S: Serves> Future for ServedConnection<S> {
         match this.connection.directive.replace(Directive::Nothing) {
             Directive::Nothing => {}
             Directive::Close => return Poll::Ready(Ok(())),
+            Directive::Abort => {
+                cold_path();
+                this.abort();
+                return Poll::Ready(Ok(()));
+            }
             Directive::Park => {
                 cold_path();
                 this.requests = None;
             }
         }
         loop {
+            if this.leaving.is_some() {
+                return this.poll_leave(cx).map(Ok);
+            }
             if let Some(requests) = &mut this.requests {
                 let polled = {
                     let _pump = this.worker.hold_pump();
                     let _on = this.connections.enter(&this.connection);
                     requests.as_mut().poll(cx)
                 };
-                let is_over = this.connection.client.is_last() && this.connection.is_idle();
-                return match polled {
-                    Poll::Pending if is_over => Poll::Ready(Ok(())),
-                    polled => polled,
-                };
-            }
-            if this.connection.client.is_last() {
-                return Poll::Ready(Ok(()));
+                let is_last = this.connection.client.is_last() && this.connection.is_idle();
+                if is_last && this.connection.client.has_sent_too_much() {
+                    cold_path();
+                    this.leave();
+                    continue;
+                }
+                return polled;
             }
             let readable = this
                 .connection
@@ -279,8 +364,10 @@ pub struct Connections {
     current: Cell<Option<usize>>,
     /// The time of the last look over them: exact enough for what it is used for, and read for nothing.
     clock: Rc<Cell<Instant>>,
-    is_stopping: Cell<bool>,
-    added: tokio::sync::Notify,
+    /// Since when the server has been told to stop.
+    stopping: Cell<Option<Instant>>,
+    /// There is a connection where there was none, or the server stops.
+    changed: tokio::sync::Notify,
 }
 
 impl Default for Connections {
@@ -289,8 +376,8 @@ impl Default for Connections {
             open: RefCell::default(),
             current: Cell::default(),
             clock: Rc::new(Cell::new(Instant::now())),
-            is_stopping: Cell::default(),
-            added: tokio::sync::Notify::default(),
+            stopping: Cell::default(),
+            changed: tokio::sync::Notify::default(),
         }
     }
 }
@@ -301,6 +388,7 @@ impl Connections {
         let begin = |connection: &Rc<Connection>| {
             connection.is_partial.set(false);
             connection.last_had_body.set(has_body);
+            connection.client.lift_limit();
             connection.client.clone()
         };
         self.with_current(begin)
@@ -318,12 +406,22 @@ impl Connections {
         self.open.borrow().get(index).map(f)
     }
 
-    /// Closes what is idle, and the rest as soon as it is.
+    /// Has each connection take one more request at most, which may be on its way, and closes what stays idle.
     pub fn stop(&self) {
-        self.is_stopping.set(true);
+        let now = Instant::now();
+        self.clock.set(now);
+        self.stopping.set(Some(now));
         for connection in &*self.open.borrow() {
             connection.client.set_last(true);
-            connection.signal(Directive::Nothing);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Closes all, whatever is in flight on them.
+    pub fn close(&self) {
+        self.stop();
+        for connection in &*self.open.borrow() {
+            connection.signal(Directive::Close);
         }
     }
 
@@ -331,10 +429,10 @@ impl Connections {
         let mut open = self.open.borrow_mut();
         if open.is_empty() {
             self.clock.set(Instant::now());
-            self.added.notify_one();
+            self.changed.notify_one();
         }
         let client = Rc::new(ClientConnection::new(peer, self.clock.clone()));
-        client.set_last(self.is_stopping.get());
+        client.set_last(self.stopping.get().is_some());
         let connection = Rc::new(Connection {
             stream: RefCell::new(Some(stream)),
             client,
@@ -342,6 +440,7 @@ impl Connections {
             ends_with_head: Cell::new(false),
             last_had_body: Cell::new(false),
             is_blocked: Cell::new(false),
+            blocked_since: Cell::new(self.clock.get()),
             is_closing: Cell::new(false),
             streamed: Cell::new(None),
             directive: Cell::new(Directive::Nothing),
@@ -370,14 +469,27 @@ impl Connections {
     fn look_over(&self, now: Instant, limits: &Limits) -> usize {
         let keep_alive = Duration::from_millis(limits.keep_alive_ms);
         let request = Duration::from_millis(limits.client_request_timeout_ms);
+        let write = Duration::from_millis(limits.client_write_timeout_ms);
         let mut parked = 0;
         for connection in &*self.open.borrow() {
+            if connection.is_blocked.get() {
+                let blocked = now.saturating_duration_since(connection.blocked_since.get());
+                if !write.is_zero() && blocked > write {
+                    connection.signal(Directive::Abort);
+                }
+                continue;
+            }
             if connection.client.requests() > 0 {
                 continue;
             }
-            let idle = now.saturating_duration_since(connection.client.since());
+            let stopping = self.stopping.get();
+            let since = connection.client.since();
+            let idle =
+                now.saturating_duration_since(stopping.map_or(since, |stop| stop.max(since)));
             let timeout = if connection.is_partial.get() {
                 request
+            } else if stopping.is_some() {
+                LAST_REQUEST_WITHIN
             } else {
                 keep_alive
             };
@@ -405,15 +517,24 @@ impl Drop for Entered<'_> {
 
 /// Looks over this worker's connections every so often, for as long as there are any.
 pub async fn watch(limits: Limits) {
-    let shortest = limits.keep_alive_ms.min(limits.client_request_timeout_ms);
+    let write = Some(limits.client_write_timeout_ms).filter(|timeout| *timeout > 0);
+    let shortest = limits
+        .keep_alive_ms
+        .min(limits.client_request_timeout_ms)
+        .min(write.unwrap_or(u64::MAX));
     let every = Duration::from_millis((shortest / 8).clamp(20, 1_000));
     let connections = connections();
     let mut freed = 0;
     loop {
         if connections.open.borrow().is_empty() {
-            connections.added.notified().await;
+            connections.changed.notified().await;
         }
-        actix_rt::time::sleep(every).await;
+        if connections.stopping.get().is_some() {
+            actix_rt::time::sleep(every.min(LAST_REQUEST_WITHIN / 10)).await;
+        } else {
+            // Ended early where the server stops.
+            let _ = actix_rt::time::timeout(every, connections.changed.notified()).await;
+        }
         let now = Instant::now();
         connections.clock.set(now);
         // Those that were told the last time have freed theirs by now.

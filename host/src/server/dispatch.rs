@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hint::cold_path;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use futures_core::future::LocalBoxFuture;
 
 use super::access_log::AccessLine;
 use super::admin::{self, Served};
+use super::blocking::Turn;
 use super::server_worker::ServerWorker;
 use super::sign_in;
 use super::target::{below, path_len};
@@ -21,12 +23,13 @@ use crate::config::values::Require;
 use crate::extension::loaded::Extension;
 use crate::extension::routes::{Found, Route, RouteData};
 use crate::http::body::{self, Body};
-use crate::http::client_connection::InHand;
+use crate::http::client_connection::{ClientConnection, InHand};
 use crate::http::facts::RequestFacts;
 use crate::http::reply::{self, Refusal, refuse};
 use crate::http::request_id::RequestId;
 use crate::identity::answers::unauthorized;
 use crate::identity::{self, Accountability, Identified, redact};
+use crate::runtime::crash_page::CallMark;
 use crate::runtime::ffi_out;
 use crate::runtime::in_flight::Closed;
 use crate::runtime::worker::current;
@@ -44,6 +47,12 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         ip: worker.host.authority.forwarded(headers, ip),
         connection,
     };
+    if has_body && info.facts.content_length.is_none() {
+        cold_path();
+        // Whoever serves it may have limits of its own; until then, and where nobody reads it, this is.
+        let bytes_max = worker.host.config.limits.body_bytes_max;
+        info.connection.limit_body(bytes_max);
+    }
     let mut response = ResponseFuture {
         state: State::OfHost(None),
         worker,
@@ -51,16 +60,21 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         in_hand: Some(in_hand),
         is_head: *request.method() == Method::HEAD,
         supports_chunked: request.version() >= Version::HTTP_11,
-        access: AccessLine::begin(worker.host.config.log.access, &request),
+        access: AccessLine::begin(worker.host.config.log.access, &request, &info),
     };
-    response.state = handle(worker, request, info);
+    response.state = handle(worker, request, info, response.access.as_ref());
     response
 }
 
 /// Finds out who asks for what, and has it handled.
-fn handle(worker: &'static ServerWorker, request: Request, info: RequestInfo) -> State {
+fn handle(
+    worker: &'static ServerWorker,
+    request: Request,
+    info: RequestInfo,
+    access: Option<&Rc<AccessLine>>,
+) -> State {
     if info.facts.may_show_credential() {
-        return identify_then_dispatch(worker, request, info);
+        return identify_then_dispatch(worker, request, info, access);
     }
     dispatch_as(worker, request, info, None)
 }
@@ -71,6 +85,7 @@ fn identify_then_dispatch(
     worker: &'static ServerWorker,
     request: Request,
     info: RequestInfo,
+    access: Option<&Rc<AccessLine>>,
 ) -> State {
     let peer = info.connection.peer().address().ip();
     let identified = worker.host.authority.identify(
@@ -82,9 +97,11 @@ fn identify_then_dispatch(
         Some(&worker.upstream),
     );
     match identified {
-        Identified::Now(Ok(who)) => dispatch_as(worker, request, info, Some(who)),
+        Identified::Now(Ok(who)) => dispatch_identified(worker, request, info, who, access),
         Identified::Now(Err(error)) => State::of_host(unauthorized(&error)),
-        Identified::Later(answer) => dispatch_when_identified(worker, request, info, answer),
+        Identified::Later(answer) => {
+            dispatch_when_identified(worker, request, info, answer, access.cloned())
+        }
     }
 }
 
@@ -95,13 +112,28 @@ fn dispatch_when_identified(
     request: Request,
     info: RequestInfo,
     answer: identity::IdentityLookup,
+    access: Option<Rc<AccessLine>>,
 ) -> State {
     State::Later(Box::pin(async move {
         match answer.await {
-            Ok(who) => dispatch_as(worker, request, info, Some(who)),
+            Ok(who) => dispatch_identified(worker, request, info, who, access.as_ref()),
             Err(error) => State::of_host(unauthorized(&error)),
         }
     }))
+}
+
+/// Has a request handled whose caller has been identified, and notes who that is.
+fn dispatch_identified(
+    worker: &'static ServerWorker,
+    request: Request,
+    info: RequestInfo,
+    who: Arc<Accountability>,
+    access: Option<&Rc<AccessLine>>,
+) -> State {
+    if let Some(access) = access {
+        access.identified(&who);
+    }
+    dispatch_as(worker, request, info, Some(who))
 }
 
 /// Has a request handled whose caller is known.
@@ -118,7 +150,7 @@ fn dispatch_as(
     let Some(mount) = registry.find(mount_id) else {
         cold_path();
         drop(registry);
-        return serve_host_route(worker, request, who);
+        return serve_host_route(worker, request, info.connection, who);
     };
     if !matches!(mount.require, Require::Nothing) && !is_allowed(&mount.require, who.as_deref()) {
         cold_path();
@@ -138,7 +170,12 @@ fn dispatch_as(
         cold_path();
         return State::of_host(refuse(&Refusal::ContentTooLarge));
     }
-    let flight = match extension.context.in_flight.enter(extension.concurrency_max) {
+    let call_mark = CallMark {
+        request: info.id.to_bytes(),
+        route: route.mark,
+    };
+    let in_flight = &extension.context.in_flight;
+    let flight = match in_flight.enter(extension.concurrency_max, call_mark) {
         Ok(flight) => flight,
         Err(closed) => {
             cold_path();
@@ -170,7 +207,7 @@ fn dispatch_as(
             body_bytes_max: extension.body_bytes_max,
         },
     );
-    call(worker, client, extension, route.data, route.flags)
+    call(worker, client, extension, route, call_mark)
 }
 
 /// Serves what is no extension's: the host's own routes, whose names no extension can have.
@@ -178,13 +215,14 @@ fn dispatch_as(
 fn serve_host_route(
     worker: &'static ServerWorker,
     request: Request,
+    connection: Rc<ClientConnection>,
     who: Option<Arc<Accountability>>,
 ) -> State {
     let who = who.unwrap_or_default();
     let path = request.uri().path();
     if sign_in::serves(path) {
         return State::Later(Box::pin(async move {
-            State::of_host(sign_in::serve(worker, request, who).await)
+            State::of_host(sign_in::serve(worker, request, &connection, who).await)
         }));
     }
     match admin::serve(&worker.host, request.method(), path, &who) {
@@ -235,15 +273,16 @@ fn call(
     worker: &'static ServerWorker,
     client: ClientSide,
     extension: &Arc<Extension>,
-    data: RouteData,
-    flags: u32,
+    route: &Route,
+    call_mark: CallMark,
 ) -> State {
-    if flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
+    if route.flags & (EXT_ROUTE_BLOCKING | EXT_ROUTE_WHOLE_BODY) != 0 {
         cold_path();
-        spawn_with_body(worker, client.handle(), extension, data, flags);
+        spawn_with_body(worker, client.handle(), extension, route, call_mark);
     } else {
-        let entered = worker.worker.enter(&extension.context.in_flight);
-        extension.handle(data, client.handle().to_abi());
+        let in_flight = &extension.context.in_flight;
+        let entered = worker.worker.enter(in_flight, call_mark);
+        extension.handle(route.data, client.handle().to_abi());
         drop(entered);
     }
     let request = client.handle();
@@ -269,11 +308,12 @@ fn spawn_with_body(
     worker: &'static ServerWorker,
     request: request::Handle,
     extension: &Arc<Extension>,
-    data: RouteData,
-    flags: u32,
+    route: &Route,
+    call_mark: CallMark,
 ) {
     let extension = extension.clone();
-    actix_rt::spawn(call_with_body(worker, request, extension, data, flags));
+    let route = (route.data, route.flags);
+    actix_rt::spawn(call_with_body(worker, request, extension, route, call_mark));
 }
 
 /// Calls the extension when the whole body is there, on a thread that may block where the route says so.
@@ -281,35 +321,52 @@ async fn call_with_body(
     worker: &'static ServerWorker,
     request: request::Handle,
     extension: Arc<Extension>,
-    data: RouteData,
-    flags: u32,
+    (data, flags): (RouteData, u32),
+    call_mark: CallMark,
 ) {
     let unseen = Unseen(request);
-    let collected = request.collect_body().await;
+    let prepared = prepare(worker, request, &extension, flags).await;
     std::mem::forget(unseen);
-    match collected {
-        Ok(()) if flags & EXT_ROUTE_BLOCKING != 0 => {
-            // Err: the host is stopping; the client's side then ends by itself.
-            let _ =
-                actix_rt::task::spawn_blocking(move || extension.handle(data, request.to_abi()))
-                    .await;
+    let called = match prepared {
+        Ok(Some(turn)) => {
+            let threads = &worker.host.blocking;
+            let called = threads.call(turn, extension, (data, call_mark), request);
+            // The pool has logged that the system gives no thread.
+            called.map_err(|_| Refusal::Busy)
         }
-        Ok(()) => {
-            let entered = worker.worker.enter(&extension.context.in_flight);
+        Ok(None) => {
+            let in_flight = &extension.context.in_flight;
+            let entered = worker.worker.enter(in_flight, call_mark);
             extension.handle(data, request.to_abi());
             drop(entered);
+            Ok(())
         }
-        // The client has left, or gets the host's answer to a body like that.
-        Err(status) => {
-            let refusal = if status == EXT_TOO_LARGE {
-                Refusal::ContentTooLarge
-            } else {
-                Refusal::BadBody
-            };
-            request.answer_instead(&refusal);
-            request.finish(worker.worker);
-        }
+        Err(refusal) => Err(refusal),
+    };
+    // Where the client has left, nobody reads it.
+    if let Err(refusal) = called {
+        request.answer_instead(&refusal);
+        request.finish(worker.worker);
     }
+}
+
+/// Waits for the request's body, and for a thread where the route says that it blocks.
+async fn prepare(
+    worker: &'static ServerWorker,
+    request: request::Handle,
+    extension: &Extension,
+    flags: u32,
+) -> Result<Option<Turn>, Refusal> {
+    let collected = request.collect_body().await;
+    collected.map_err(|status| match status {
+        EXT_TOO_LARGE => Refusal::ContentTooLarge,
+        _ => Refusal::BadBody,
+    })?;
+    if flags & EXT_ROUTE_BLOCKING == 0 {
+        return Ok(None);
+    }
+    let turn = worker.host.blocking.turn(extension).await;
+    turn.map(Some).ok_or(Refusal::Busy)
 }
 
 /// A request that the extension has not seen. Dropped when the worker ends, it is finished in the extension's place.
@@ -367,7 +424,7 @@ pub struct ResponseFuture {
     in_hand: Option<InHand>,
     is_head: bool,
     supports_chunked: bool,
-    access: Option<Box<AccessLine>>,
+    access: Option<Rc<AccessLine>>,
 }
 
 enum State {

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::blocking::BlockingThreads;
 use super::serve_error::ServeError;
 use crate::boundary::CALLBACKS;
 use crate::config::Config;
@@ -12,8 +14,12 @@ use crate::extension::catalog::Catalog;
 use crate::extension::changes;
 use crate::extension::copies::Copies;
 use crate::extension::loader::{self, Scope};
+use crate::extension::quarantine::Quarantine;
+use crate::extension::reload_thread::ReloadThread;
 use crate::identity::Authority;
 use crate::platform::env::Env;
+use crate::platform::handover::{Link, Quarantined};
+use crate::upstream::connect::remember_roots;
 
 /// See the module's text.
 pub struct Host {
@@ -23,8 +29,27 @@ pub struct Host {
     pub authority: Authority,
     /// The extensions.
     pub catalog: Arc<Catalog>,
+    /// To the supervisor, where there is one.
+    pub link: Option<Arc<Link>>,
+    /// The threads for routes that block.
+    pub blocking: BlockingThreads,
+    /// Who brings the extensions in line while the host serves.
+    pub reloads: ReloadThread,
+    /// Held while hashes of libraries are computed.
+    pub hashing: tokio::sync::Mutex<()>,
     /// When the host started.
     pub started: Instant,
+    /// The host was told to end.
+    pub is_stopping: AtomicBool,
+}
+
+/// What a supervisor has to say to a host; nothing where there is none.
+#[derive(Default)]
+pub struct Supervision {
+    /// The way back to it.
+    pub link: Option<Arc<Link>>,
+    /// What is not to be loaded.
+    pub quarantined: Vec<Quarantined>,
 }
 
 impl Host {
@@ -37,14 +62,23 @@ impl Host {
         env: Env,
         authority: Authority,
         copies: impl FnOnce() -> Result<Copies, (PathBuf, io::Error)>,
+        supervision: Supervision,
     ) -> Result<Arc<Self>, ServeError> {
+        remember_roots();
         let config = Arc::new(config);
-        let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies);
+        let Supervision { link, quarantined } = supervision;
+        let quarantine = Quarantine::new(quarantined, link.clone());
+        let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies, quarantine);
         Ok(Arc::new(Self {
+            blocking: BlockingThreads::new(config.limits.blocking_threads),
+            reloads: ReloadThread::default(),
+            hashing: tokio::sync::Mutex::default(),
             config,
             authority,
             catalog: catalog.map_err(ServeError::Copies)?,
+            link,
             started: Instant::now(),
+            is_stopping: AtomicBool::new(false),
         }))
     }
 
@@ -65,8 +99,11 @@ impl Host {
         }
     }
 
-    /// Stops and destroys all extensions, when no request is served any more, and tidies up.
+    /// Closes the store, and stops and destroys all extensions, when no request is served any more, and tidies up.
     pub fn end(&self) {
+        // First: no extension uses it, and one may never come back from its hook.
+        self.authority.close();
         self.catalog.end();
+        self.blocking.end();
     }
 }

@@ -1,74 +1,73 @@
-//! Binds, starts the workers, and stops them in order.
+//! Starts the workers.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use actix_web::dev::{Server, ServerHandle};
-use tokio::net::TcpSocket;
+use actix_web::dev::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinError;
 
-use super::blocked_watch::BlockedWatch;
-use super::connection::connections;
 use super::host::Host;
+use super::kept_signals::KeptSignals;
 use super::serve_error::ServeError;
 use super::service::Factory;
-use crate::extension::loader::{self, Scope};
+use super::shutdown::{self, Ended, Signals};
+use super::watch::{Descriptor, Watch};
+use crate::extension::reload_thread::ReloadError;
 use crate::extension::watcher::Watcher;
+use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
+use crate::platform::thread_locals::touch_thread_locals;
 
-/// Serves until a signal says to stop; `listening` is told the addresses once requests are taken.
+/// Serves what comes to the listeners until a signal says to stop; `listening` is told the addresses once requests are taken. Then the
+/// extensions are stopped, too. The workers may be left running: what follows is the end of the process.
 ///
 /// # Errors
-/// Where the address cannot be bound or the event loop fails.
-pub async fn run(host: Arc<Host>, listening: impl FnOnce(&[SocketAddr])) -> Result<(), ServeError> {
-    run_until(host, listening, std::future::pending()).await
+/// Where a listener cannot be used or the event loop fails.
+pub async fn run(
+    host: Arc<Host>,
+    listeners: Vec<TcpListener>,
+    listening: impl FnOnce(&[SocketAddr]),
+) -> Result<Ended, ServeError> {
+    run_until(host, listeners, listening, std::future::pending()).await
 }
 
-/// Serves until a signal, or `stop`, says to stop.
+/// Serves until a signal, or `stop`, says to stop. After `stop` the workers have ended, and the extensions are left to the caller.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_until(
     host: Arc<Host>,
+    listeners: Vec<TcpListener>,
     listening: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()> + 'static,
-) -> Result<(), ServeError> {
+) -> Result<Ended, ServeError> {
+    touch_thread_locals();
     let config = &host.config;
-    let limits = &config.limits;
     let mut server = Server::build()
         .workers(config.worker_count())
-        .worker_max_blocking_threads(
-            limits
-                .blocking_threads
-                .div_ceil(config.worker_count())
-                .max(1),
-        )
-        .max_concurrent_connections(limits.connections_max)
-        .shutdown_timeout(config.shutdown_timeout().as_secs().max(1))
+        .max_concurrent_connections(config.limits.connections_max)
+        // Whole seconds are what it takes: `shutdown` cuts off by itself, to the millisecond.
+        .shutdown_timeout(config.limits.shutdown_timeout_ms.div_ceil(1_000).max(1))
         .disable_signals();
-    let cannot_bind = |cause| ServeError::Bind(format!("{}:{}", config.host, config.port), cause);
-    let mut addresses = Vec::new();
-    for listener in listeners(&config.host, config.port).map_err(cannot_bind)? {
+    let (mut addresses, mut descriptors) = (Vec::new(), Vec::new());
+    for listener in listeners {
         addresses.extend(listener.local_addr());
+        descriptors.extend(Descriptor::of(&listener));
         let factory = Factory { host: host.clone() };
         server = server
             .listen("http", listener, move || factory.clone())
-            .map_err(cannot_bind)?;
+            .map_err(ServeError::Run)?;
     }
     let running = server.run();
+    let server = running.handle();
+    let mut running = actix_rt::spawn(running);
     // Awaited before anybody is told that the host listens: one that comes at once must not end it the hard way.
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    actix_rt::spawn(stop_on_signal(host.clone(), running.handle(), signals));
-    let (server, stopped) = (running.handle(), host.clone());
-    actix_rt::spawn(async move {
-        stop.await;
-        finish_connections(&stopped);
-        server.stop(true).await;
-    });
+    let mut signals = Signals::new().map_err(ServeError::Run)?;
+    host.reloads
+        .start(&host.catalog, addresses.clone())
+        .map_err(ServeError::Run)?;
     actix_rt::spawn(refresh_on_signal(
         host.clone(),
         signal(SignalKind::hangup()),
@@ -78,95 +77,62 @@ pub async fn run_until(
         .then(|| Watcher::start(host.catalog.clone()))
         .transpose()
         .map_err(ServeError::Run)?;
-    let watch = BlockedWatch::start(host.catalog.workers.clone());
+    let signals_kept = KeptSignals::now().map_err(ServeError::Run)?;
+    let watch = Watch::start(host.clone(), descriptors, signals_kept).map_err(ServeError::Run)?;
+    host.catalog.workers.keep_alive(true);
     listening(&addresses);
-    let ended = running.await;
-    drop((watch, watcher));
-    ended.map_err(ServeError::Run)
-}
-
-/// Has each worker close its connections as soon as nothing is in flight on them.
-fn finish_connections(host: &Host) {
-    host.catalog.workers.on_each(|_| connections().stop());
-}
-
-/// The first signal lets requests finish, the second does not.
-async fn stop_on_signal(
-    host: Arc<Host>,
-    server: ServerHandle,
-    signals: (io::Result<Signal>, io::Result<Signal>),
-) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        log::event(
-            Level::Error,
-            "signals cannot be awaited; end the host by SIGKILL",
-            &[],
-        );
-        return;
-    };
-    let mut next = async || {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    };
-    let name = next().await;
-    log::event(
-        Level::Info,
-        "stopping: requests in flight are finished first",
-        &[("signal", &name)],
-    );
-    finish_connections(&host);
-    let graceful = server.stop(true);
-    tokio::select! {
-        () = graceful => {}
-        name = next() => {
-            log::event(Level::Info, "stopping now", &[("signal", &name)]);
-            // actix does not turn a graceful stop into a hard one, and who asks twice does not want to wait for hooks.
-            host.catalog.copies.end();
-            std::process::exit(0);
-        }
+    if let Some(link) = &host.link {
+        link.tell(&Notice::Ready);
     }
+    let end = tokio::select! {
+        ended = &mut running => End::OfItself(ended),
+        name = signals.next() => End::Signal(name),
+        () = stop => End::Ordered,
+    };
+    watch.stop();
+    host.catalog.workers.keep_alive(false);
+    host.reloads.end();
+    drop(watcher);
+    let ended = match end {
+        End::Signal(name) => {
+            return Ok(shutdown::stop(&host, &server, name, &mut signals, watch).await);
+        }
+        End::Ordered => {
+            shutdown::finish_connections(&host);
+            server.stop(true).await;
+            running.await
+        }
+        End::OfItself(ended) => ended,
+    };
+    ended
+        .unwrap_or_else(|cause| Err(io::Error::other(cause)))
+        .map(|()| Ended::InOrder)
+        .map_err(ServeError::Run)
 }
 
-/// SIGHUP: look at the extensions folder and the environment now.
+/// Why a server ends.
+enum End {
+    /// It has failed, or something else has told it to.
+    OfItself(Result<io::Result<()>, JoinError>),
+    /// A signal of this name came.
+    Signal(&'static str),
+    /// The caller said so.
+    Ordered,
+}
+
+/// SIGHUP: look at the extensions folder and the environment now, and try again what was refused for a cause that may have passed.
 async fn refresh_on_signal(host: Arc<Host>, hangup: io::Result<Signal>) {
     let Ok(mut hangup) = hangup else {
         return;
     };
     while hangup.recv().await.is_some() {
-        let host = host.clone();
-        // Both errors have been logged, or end the host by other ways.
-        let _ =
-            tokio::task::spawn_blocking(move || loader::refresh(&host.catalog, &Scope::Changed))
-                .await;
-    }
-}
-
-/// Listens on each address that the name stands for; the error is that of the last, where none could be bound.
-fn listeners(host: &str, port: u16) -> io::Result<Vec<std::net::TcpListener>> {
-    /// As many as actix-web lets wait to be accepted.
-    const BACKLOG: u32 = 1_024;
-    let mut bound = Vec::new();
-    let mut failed = io::ErrorKind::AddrNotAvailable.into();
-    for address in (host, port).to_socket_addrs()? {
-        let listen = || {
-            let socket = match address {
-                SocketAddr::V4(_) => TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => TcpSocket::new_v6()?,
-            };
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            socket.listen(BACKLOG)?.into_std()
-        };
-        match listen() {
-            Ok(listener) => bound.push(listener),
-            Err(cause) => failed = cause,
+        match host.reloads.refresh(None).await {
+            // The second has been logged.
+            Ok(()) | Err(ReloadError::Failed) => {}
+            Err(waiting) => log::event(Level::Error, &waiting.to_string(), &[]),
         }
-    }
-    if bound.is_empty() {
-        Err(failed)
-    } else {
-        Ok(bound)
+        if let Some(link) = &host.link {
+            link.tell(&Notice::Reloaded);
+        }
     }
 }

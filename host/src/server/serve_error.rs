@@ -12,8 +12,6 @@ pub enum ServeError {
     Extensions(PathBuf, io::Error),
     /// An extension was refused, and the operator wants all of them.
     MustLoad(usize),
-    /// The address cannot be bound.
-    Bind(String, io::Error),
     /// The folder for private copies cannot be made.
     Copies(CopiesError),
     /// The event loop failed.
@@ -34,13 +32,6 @@ impl fmt::Display for ServeError {
             Self::MustLoad(count) => {
                 write!(f, "{count} extensions were refused, and must_load is set")
             }
-            Self::Bind(address, cause) if cause.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "cannot listen on {address}; stop what uses it, or choose another with --port"
-                )
-            }
-            Self::Bind(address, _) => write!(f, "cannot listen on {address}"),
             Self::Copies(error) => error.fmt(f),
             Self::Run(_) => f.write_str("the server ended"),
         }
@@ -50,7 +41,7 @@ impl fmt::Display for ServeError {
 impl std::error::Error for ServeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Extensions(_, cause) | Self::Bind(_, cause) | Self::Run(cause) => Some(cause),
+            Self::Extensions(_, cause) | Self::Run(cause) => Some(cause),
             Self::Copies(error) => error.source(),
             Self::MustLoad(_) => None,
         }

@@ -4,10 +4,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use actix_http::{Request, Response};
+
 use super::connection::{self, Connections, connections};
 use super::host::Host;
 use crate::boundary::request::{self, Requests, requests};
 use crate::boundary::{call_due, watch_operations};
+use crate::platform::thread_locals::touch_thread_locals;
 use crate::runtime::worker::Worker;
 use crate::upstream::{self, Upstream};
 
@@ -35,6 +38,9 @@ impl ServerWorker {
         if let Some(worker) = CURRENT.get() {
             return worker;
         }
+        touch_thread_locals();
+        // actix keeps these for the next request of the thread.
+        drop((Request::new(), Response::ok()));
         let worker: &'static Self = Box::leak(Box::new(Self {
             host: host.clone(),
             worker: Worker::start(&host.catalog.workers, call_due),

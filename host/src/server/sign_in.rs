@@ -1,6 +1,7 @@
 //! The routes to sign in, in Directus's shapes: `POST /auth/login`, `/auth/refresh`, `/auth/logout`, and `GET /users/me`.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::boundary::request::{Incoming, below_mount};
 use crate::config;
 use crate::http::body::Body;
+use crate::http::client_connection::ClientConnection;
+use crate::http::facts::content_length;
 use crate::http::reply::{self, Refusal, json_with, refuse};
 use crate::identity::answers::unauthorized;
 use crate::identity::attempts::Wait;
@@ -20,7 +23,9 @@ use crate::identity::jwt::Signed;
 use crate::identity::local_users::known;
 use crate::identity::{Accountability, AuthError, Authority, Denial as Denied};
 use crate::platform::error_chain::error_chain;
-use crate::platform::log;
+use crate::platform::log::{self, Level};
+use crate::platform::log_limit;
+use crate::platform::threads::COMPUTING;
 use crate::server::admin;
 use crate::server::server_worker::ServerWorker;
 use crate::store::sessions::Refreshed;
@@ -43,6 +48,7 @@ pub fn serves(path: &str) -> bool {
 pub async fn serve(
     worker: &ServerWorker,
     mut request: Request,
+    connection: &Rc<ClientConnection>,
     who: Arc<Accountability>,
 ) -> Response<Body> {
     let target = below_mount(request.uri(), 0);
@@ -78,7 +84,7 @@ pub async fn serve(
     let path = path.to_owned();
     let payload = request.take_payload();
     let headers = &request.head().headers;
-    let answer = match read_body(headers, payload).await {
+    let answer = match read_body(headers, payload, connection).await {
         Ok(body) => match path.as_str() {
             "/auth/login" => sign_in.log_in(&body).await,
             "/auth/refresh" => sign_in.refresh(&body, headers).await,
@@ -113,7 +119,7 @@ impl SignIn<'_> {
             let email = email.to_owned();
             let found = self
                 .store
-                .run(|db| async move { db.user_by_email(&email).await });
+                .read(|db| async move { db.user_by_email(&email).await });
             found.await?
         };
         let (user, hash) = found.map_or((None, None), |(user, hash)| (Some(user), hash));
@@ -131,7 +137,7 @@ impl SignIn<'_> {
         let (token, expires) = self.new_token(mode)?;
         let (id, digest) = (user.id.clone(), digest_of(token.as_bytes()));
         self.store
-            .run(|db| async move { db.begin_session(&id, digest, expires).await })
+            .change(|db| async move { db.begin_session(&id, digest, expires).await })
             .await?;
         self.signed_in(&user, mode, &token)
     }
@@ -142,7 +148,7 @@ impl SignIn<'_> {
         let (old, digest) = (digest_of(old.as_bytes()), digest_of(new.as_bytes()));
         let refreshed = self
             .store
-            .run(|db| async move { db.refresh_session(old, digest, expires).await })
+            .change(|db| async move { db.refresh_session(old, digest, expires).await })
             .await?;
         match refreshed {
             Refreshed::Renewed(user) => self.signed_in(&user, mode, &new),
@@ -150,7 +156,12 @@ impl SignIn<'_> {
             Refreshed::Reused => {
                 self.authority.forget();
                 let from = self.from.map(|from| from.to_string()).unwrap_or_default();
-                log::warn(
+                log_limit::event(
+                    (
+                        "a refresh token was used twice: its session has been ended",
+                        "",
+                    ),
+                    Level::Warn,
                     "a refresh token was used twice: its session has been ended",
                     &[("ip", &from)],
                 );
@@ -163,7 +174,7 @@ impl SignIn<'_> {
         let (token, mode) = self.session(body, headers)?;
         let digest = digest_of(token.as_bytes());
         self.store
-            .run(|db| async move { db.end_session(digest).await })
+            .change(|db| async move { db.end_session(digest).await })
             .await?;
         self.authority.forget();
         let mut response = Response::with_body(StatusCode::NO_CONTENT, Body::Empty);
@@ -178,11 +189,11 @@ impl SignIn<'_> {
         let Ok(Ok(_permit)) = permit else {
             return Err(Problem::Denied(Denied::Unavailable));
         };
-        let checked =
-            actix_rt::task::spawn_blocking(move || password::verify(&password, hash.as_deref()));
+        let checked = COMPUTING.run(move || password::verify(&password, hash.as_deref()));
+        // The pool has logged that the system gives no thread.
         checked
             .await
-            .map_err(|_| Problem::Failed("checking a password failed".to_owned()))
+            .map_err(|_| Problem::Denied(Denied::Unavailable))
     }
 
     /// The session that a request is about, and how its tokens travel.
@@ -323,7 +334,7 @@ async fn me(authority: &Authority, who: &Accountability, query: &str) -> Respons
     let user = match authority.store() {
         Some(store) => {
             let id = id.clone();
-            let found = store.run(|db| async move { db.user_by_id(&id).await });
+            let found = store.read(|db| async move { db.user_by_id(&id).await });
             match found.await {
                 Ok(user) => user,
                 Err(cause) => return Problem::from(cause).answer(),
@@ -406,8 +417,13 @@ fn required(name: &str) -> Problem {
 }
 
 /// Reads a body that is a JSON object, or none.
-async fn read_body(headers: &HeaderMap, payload: actix_http::Payload) -> Result<Fields, Problem> {
-    let mut body = Incoming::new(payload, BODY_BYTES_MAX);
+async fn read_body(
+    headers: &HeaderMap,
+    payload: actix_http::Payload,
+    connection: &Rc<ClientConnection>,
+) -> Result<Fields, Problem> {
+    let length = content_length(headers);
+    let mut body = Incoming::new(payload, length, BODY_BYTES_MAX, connection);
     let mut bytes = Vec::new();
     let all = async {
         while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
@@ -473,10 +489,10 @@ enum Problem {
 
 impl From<StoreError> for Problem {
     fn from(cause: StoreError) -> Problem {
-        log::error(
-            "the store does not answer",
-            &[("cause", &error_chain(&cause))],
-        );
+        // A database that does not answer is logged by the store, once for all who ask.
+        if !cause.is_fault() {
+            log::error("nobody was signed in", &[("cause", &error_chain(&cause))]);
+        }
         Problem::Denied(Denied::Unavailable)
     }
 }
@@ -522,7 +538,7 @@ impl Problem {
                 response
             }
             Problem::Failed(what) => {
-                log::error(&what, &[]);
+                log_limit::event((&what, ""), Level::Error, &what, &[]);
                 refuse(&Refusal::Internal)
             }
         }

@@ -44,20 +44,23 @@ impl DatabaseUrl {
             return Ok(DatabaseUrl::Postgres(url.to_owned()));
         }
         match url.strip_prefix("sqlite:") {
-            Some(path) => Ok(DatabaseUrl::File(
-                path.strip_prefix("//").unwrap_or(path).into(),
-            )),
+            Some(path) => {
+                let path = path.strip_prefix("//").unwrap_or(path);
+                // An extension may change the working directory before the next connection.
+                let path = std::path::absolute(path).map_err(|_| StoreError::Url)?;
+                Ok(DatabaseUrl::File(path))
+            }
             None => Err(StoreError::Url),
         }
     }
 
-    /// The options to connect; with `writable`, a missing file is made.
+    /// The options to connect. A file that is missing is not made.
     pub(super) fn options(&self, writable: bool) -> Result<AnyConnectOptions, StoreError> {
         let url = match self {
             DatabaseUrl::Postgres(url) => url.clone(),
             DatabaseUrl::File(path) => {
                 let path = path.to_str().ok_or(StoreError::Url)?;
-                let mode = if writable { "rwc" } else { "ro" };
+                let mode = if writable { "rw" } else { "ro" };
                 let path = utf8_percent_encode(path, SPECIAL);
                 format!("sqlite:{path}?mode={mode}")
             }

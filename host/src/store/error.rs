@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long one step may take.
+/// How long a caller waits for one step of what it asked for; a sign-in takes two.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the store did not do what it was asked for.
@@ -19,8 +19,21 @@ pub enum StoreError {
     },
     /// The URL is not understood. It may hold a password, and is not shown.
     Url,
-    /// The file cannot be made.
-    File(PathBuf, std::io::Error),
+    /// The file cannot be made, read or written: the verb comes first.
+    File(&'static str, PathBuf, std::io::Error),
+    /// The file is there, and holds no store.
+    NoStore {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        why: String,
+    },
+    /// SQLite's log is there without its database.
+    LogAlone(PathBuf),
+    /// The file was deleted or replaced while it was in use.
+    Moved(PathBuf),
+    /// What is shown once cannot be shown.
+    NotShown(std::io::Error),
     /// Its thread cannot be started.
     Thread(std::io::Error),
     /// A later version of the host made its tables.
@@ -32,6 +45,8 @@ pub enum StoreError {
     },
     /// The database returned an error, or the connection failed.
     Query(sqlx::Error),
+    /// There is no connection to the database, for this reason.
+    NotConnected(String),
     /// It took too long.
     TimedOut,
     /// Its thread has ended.
@@ -51,15 +66,32 @@ pub enum StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StoreError::Open { database, .. } => {
-write!(f, "cannot open the store {database}")},
+            StoreError::Open { database, .. } => write!(f, "cannot open the store {database}"),
             StoreError::Url => f.write_str(
                 "the database URL is not understood, expected \"postgres://…\", \"sqlite:PATH\" or \"none\"",
             ),
-            StoreError::File(path, _) => write!(
+            StoreError::File(verb, path, _) => write!(
                 f,
-                "cannot make {}; make its folder writable, or set path under [database]",
+                "cannot {verb} {}; let the host's user {verb} it, or set path under [database]",
                 path.display()
+            ),
+            StoreError::NoStore { path, why } => write!(
+                f,
+                "{} is no store of users: {why}. Put a backup in its place; or move it away, and the host begins anew, with a new administrator",
+                path.display()
+            ),
+            StoreError::LogAlone(log) => write!(
+                f,
+                "{} is there, but not the database that it belongs to. Put the database back; or move the log away, too, and the host begins anew, with a new administrator",
+                log.display()
+            ),
+            StoreError::Moved(path) => write!(
+                f,
+                "{} was deleted or replaced while the host runs. Move it back; or start the host again, to use what is there now",
+                path.display()
+            ),
+            StoreError::NotShown(_) => f.write_str(
+                "the password and token of the first administrator cannot be shown on stdout, so there is no administrator yet; set ADMIN_PASSWORD and ADMIN_TOKEN, or give the host a stdout",
             ),
             StoreError::Thread(_) => f.write_str("cannot start the store's thread"),
             StoreError::TooNew { theirs, ours } => write!(
@@ -67,6 +99,9 @@ write!(f, "cannot open the store {database}")},
                 "its tables are at version {theirs}, this host knows up to {ours}; run the newer extension-host"
             ),
             StoreError::Query(_) => f.write_str("the database did not answer as expected"),
+            StoreError::NotConnected(cause) => {
+                write!(f, "there is no connection to the database: {cause}")
+            }
             StoreError::TimedOut => write!(
                 f,
                 "the database did not answer within {} s",
@@ -82,12 +117,29 @@ write!(f, "cannot open the store {database}")},
     }
 }
 
+impl StoreError {
+    /// Whether the database failed, and not what it was asked for. One that is being closed has not.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            StoreError::Query(sqlx::Error::PoolClosed) => false,
+            StoreError::Query(_)
+            | StoreError::NotConnected(_)
+            | StoreError::TimedOut
+            | StoreError::Moved(_) => true,
+            _ => false,
+        }
+    }
+}
+
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             StoreError::Open { cause, .. } => Some(cause.as_ref()),
-            StoreError::File(_, cause) | StoreError::Thread(cause) => Some(cause),
-            StoreError::Query(cause) => Some(cause),
+            StoreError::File(_, _, cause)
+            | StoreError::Thread(cause)
+            | StoreError::NotShown(cause) => Some(cause),
+            // Its own sentence repeats its cause.
+            StoreError::Query(cause) => cause.source().or(Some(cause)),
             _ => None,
         }
     }

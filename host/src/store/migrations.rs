@@ -44,7 +44,7 @@ pub async fn run(db: &Db) -> Result<(), StoreError> {
             .execute(&mut *change)
             .await?;
     }
-    Ok(change.commit().await?)
+    change.commit().await
 }
 
 /// The statements of a step, without its comments. No step has a semicolon inside a statement.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::db::{Db, count_change};
+use super::db::Db;
 use super::error::{StoreError, taken};
 use super::values::{new_id, seconds_now};
 use crate::config::values::Network;
@@ -91,10 +91,12 @@ impl Db {
             app_access,
             ip_ranges,
         };
+        let mut change = self.begin().await?;
         insert(&role)
-            .execute(&self.pool)
+            .execute(&mut *change)
             .await
             .map_err(|cause| taken(cause, "role", &role.name))?;
+        change.commit().await?;
         Ok(role)
     }
 
@@ -105,7 +107,7 @@ impl Db {
              (SELECT COUNT(*) FROM host_users u WHERE u.role = r.id) \
              FROM host_roles r ORDER BY r.name",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(self.reads()?)
         .await?;
         let mut roles = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -126,7 +128,7 @@ impl Db {
              WHERE id = $1 OR name = $1 ORDER BY CASE WHEN id = $1 THEN 0 ELSE 1 END",
         )
         .bind(named.to_owned())
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.reads()?)
         .await?;
         match row {
             Some(row) => Role::of(&row, 0)?,
@@ -146,7 +148,7 @@ impl Db {
             .bind(role.id.clone())
             .execute(&mut *change)
             .await?;
-        count_change(&mut change).await?;
+        change.count().await?;
         change.commit().await?;
         Ok(role)
     }

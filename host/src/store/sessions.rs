@@ -3,7 +3,7 @@
 
 use sqlx::Row as _;
 
-use super::db::{Db, count_change};
+use super::db::Db;
 use super::error::StoreError;
 use super::users::User;
 use super::values::{new_id, seconds_now};
@@ -46,7 +46,7 @@ impl Db {
         .execute(&mut *change)
         .await?;
         keep(digest, session, now).execute(&mut *change).await?;
-        Ok(change.commit().await?)
+        change.commit().await
     }
 
     /// Exchanges a refresh token for a new one; both are given by their digests.
@@ -76,6 +76,7 @@ impl Db {
         .fetch_optional(&mut *change)
         .await?;
         let Some(row) = row else {
+            change.undo().await?;
             return Ok(Refreshed::Unknown);
         };
         let (session, user): (String, String) = (row.try_get(0)?, row.try_get(1)?);
@@ -85,7 +86,7 @@ impl Db {
                 .bind(session)
                 .execute(&mut *change)
                 .await?;
-            count_change(&mut change).await?;
+            change.count().await?;
             change.commit().await?;
             return Ok(if is_over {
                 Refreshed::Unknown
@@ -113,8 +114,10 @@ impl Db {
                 change.commit().await?;
                 Ok(Refreshed::Renewed(user))
             }
-            // Dropped here, the change is taken back.
-            _ => Ok(Refreshed::Unknown),
+            _ => {
+                change.undo().await?;
+                Ok(Refreshed::Unknown)
+            }
         }
     }
 
@@ -128,7 +131,7 @@ impl Db {
         .bind(digest)
         .execute(&mut *change)
         .await?;
-        count_change(&mut change).await?;
+        change.count().await?;
         change.commit().await?;
         Ok(done.rows_affected() > 0)
     }
@@ -144,7 +147,7 @@ impl Db {
         .bind(digest.clone())
         .bind(user.to_owned())
         .bind(now)
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.reads()?)
         .await?;
         let Some(row) = row else { return Ok(false) };
         let used: Option<i64> = row.try_get(0)?;

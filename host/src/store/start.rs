@@ -5,6 +5,7 @@ use super::error::StoreError;
 use super::roles::Role;
 use super::values::{new_id, random_text};
 use super::{password, roles, tokens, users};
+use crate::platform::threads::COMPUTING;
 
 /// The address of the administrator where ADMIN_EMAIL is not set.
 const ADMIN_EMAIL: &str = "admin@example.com";
@@ -33,11 +34,17 @@ pub struct Created {
 }
 
 impl Db {
-    /// Makes an administrator where there has never been a user; `None`: there has.
+    /// Makes an administrator where there has never been a user; `None`: there has. `show` tells the operator what was
+    /// generated, before it counts: a host that is killed in between shows and makes another one at its next start, and never
+    /// has one whose password nobody has seen.
     ///
     /// # Errors
-    /// Where the wanted address or password is none.
-    pub async fn first_administrator(&self, wanted: Wanted) -> Result<Option<Created>, StoreError> {
+    /// Where the wanted address or password is none, or cannot be shown.
+    pub async fn first_administrator(
+        &self,
+        wanted: Wanted,
+        show: impl FnOnce(&Created) -> std::io::Result<()>,
+    ) -> Result<Option<Created>, StoreError> {
         if !self.is_untouched().await? {
             return Ok(None);
         }
@@ -47,7 +54,8 @@ impl Db {
         };
         let text = wanted.password.as_ref().or(generated.as_ref()).cloned();
         let text = text.ok_or(StoreError::Password)?;
-        let hash = tokio::task::spawn_blocking(move || password::hash(&text))
+        let hash = COMPUTING
+            .run(move || password::hash(&text))
             .await
             .unwrap_or(Err(StoreError::Gone))?;
         let role = Role {
@@ -68,6 +76,7 @@ impl Db {
         .execute(&mut *change)
         .await?;
         if first.rows_affected() == 0 {
+            change.undo().await?;
             return Ok(None);
         }
         roles::insert(&role).execute(&mut *change).await?;
@@ -84,12 +93,16 @@ impl Db {
                 .await?;
             Some(text)
         };
-        change.commit().await?;
-        Ok(Some(Created {
+        let created = Created {
             email: user.email,
             password: generated,
             token,
-        }))
+        };
+        show(&created).map_err(StoreError::NotShown)?;
+        change.commit().await?;
+        // From now on the file alone says that there was a first start: without its log it is old, and not new.
+        self.checkpoint().await?;
+        Ok(Some(created))
     }
 
     async fn is_untouched(&self) -> Result<bool, StoreError> {
@@ -97,7 +110,7 @@ impl Db {
             "SELECT (SELECT COUNT(*) FROM host_users) + (SELECT COUNT(*) FROM host_roles) \
              + (SELECT COUNT(*) FROM host_settings WHERE name = 'administrator')",
         )
-        .fetch_one(&self.pool)
+        .fetch_one(self.reads()?)
         .await?;
         Ok(count == 0)
     }
@@ -112,12 +125,14 @@ impl Db {
         if let Some(secret) = self.setting("secret").await? {
             return Ok((secret, false));
         }
+        let mut change = self.begin().await?;
         sqlx::query(
             "INSERT INTO host_settings (name, value) VALUES ('secret', $1) ON CONFLICT (name) DO NOTHING",
         )
         .bind(random_text()?)
-        .execute(&self.pool)
+        .execute(&mut *change)
         .await?;
+        change.commit().await?;
         // Another host may have been first: what is kept counts.
         let secret = self.setting("secret").await?;
         Ok((secret.ok_or(StoreError::Gone)?, true))
@@ -127,7 +142,7 @@ impl Db {
         let row: Option<(String,)> =
             sqlx::query_as("SELECT value FROM host_settings WHERE name = $1")
                 .bind(name.to_owned())
-                .fetch_optional(&self.pool)
+                .fetch_optional(self.reads()?)
                 .await?;
         Ok(row.map(|(value,)| value))
     }

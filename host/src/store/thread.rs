@@ -3,13 +3,24 @@
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::condition::Use;
 use super::database_url::DatabaseUrl;
 use super::db::Db;
 use super::error::{STEP_TIMEOUT, StoreError};
-use super::migrations;
+use super::file::beside;
+use super::opening;
+use super::probe::Health;
+use crate::platform::process::EndsWithThread;
+use crate::platform::thread_locals::touch_thread_locals;
+
+/// How long closing may take: a host that was told to end must end. What SQLite's log still holds stays there, for the next start.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A handle to the store, for workers and commands.
 #[derive(Clone)]
@@ -18,9 +29,11 @@ pub struct Store {
     runtime: tokio::runtime::Handle,
     /// SQLite's write-ahead log: its metadata change with every change that any process makes.
     wal: Option<Arc<File>>,
-    /// The thread ends when the last clone is dropped.
-    _alive: Arc<tokio::sync::oneshot::Sender<()>>,
+    thread: Arc<StoreThread>,
 }
+
+/// The store's thread. It ends when the store is closed, or the last handle is dropped.
+struct StoreThread(Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>);
 
 impl Store {
     /// Opens the store, makes or migrates its tables, and starts its thread.
@@ -28,19 +41,9 @@ impl Store {
     /// # Errors
     /// Where it cannot be opened, or was made by a newer host.
     pub fn open(url: &DatabaseUrl) -> Result<Store, StoreError> {
-        if let DatabaseUrl::File(path) = url {
-            make_file(path).map_err(|cause| StoreError::File(path.clone(), cause))?;
-        }
         let mut store = Self::start(url, true)?;
-        let prepared = store.block_on(|db| async move {
-            migrations::run(&db).await?;
-            db.epoch().await
-        });
-        prepared.map_err(|cause| opening(url, cause))?;
         if let DatabaseUrl::File(path) = url {
-            let mut wal = path.clone().into_os_string();
-            wal.push("-wal");
-            store.wal = File::open(wal).ok().map(Arc::new);
+            store.wal = File::open(beside(path, "-wal")).ok().map(Arc::new);
         }
         Ok(store)
     }
@@ -54,10 +57,12 @@ impl Store {
     }
 
     fn start(url: &DatabaseUrl, writable: bool) -> Result<Store, StoreError> {
-        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel::<()>();
         let (sender, receiver) = std::sync::mpsc::channel();
         let at = url.clone();
         let run = move || {
+            let _ends = EndsWithThread;
+            touch_thread_locals();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
@@ -69,39 +74,94 @@ impl Store {
                 }
             };
             runtime.block_on(async move {
-                let connected = Db::connect(&at, writable).await;
+                let connected = match writable {
+                    true => opening::open(&at).await,
+                    false => Db::connect(&at, false).await,
+                };
                 let handle = tokio::runtime::Handle::current();
+                let opened = connected.as_ref().ok().cloned();
                 // Err: the opener has panicked.
                 let _ = sender.send(connected.map(|db| (db, handle)));
-                let _ = ended.await;
+                if let Some(db) = opened {
+                    let _ = ended.await;
+                    // Err: as after a crash, nothing is lost, and the next start has a little more to do.
+                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, db.close()).await;
+                }
             });
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(run)
             .map_err(StoreError::Thread)?;
         let (db, runtime) = receiver
             .recv()
             .unwrap_or(Err(StoreError::Gone))
-            .map_err(|cause| opening(url, cause))?;
+            .map_err(|cause| StoreError::Open {
+                database: url.to_string(),
+                cause: Box::new(cause),
+            })?;
         Ok(Store {
             db,
             runtime,
             wal: None,
-            _alive: Arc::new(alive),
+            thread: Arc::new(StoreThread(Mutex::new(Some((end, thread))))),
         })
     }
 
-    /// Runs queries on the store's thread, with a time limit; the result can be awaited on any thread.
-    pub async fn run<T, F>(&self, queries: impl FnOnce(Db) -> F) -> Result<T, StoreError>
+    /// Looks something up on the store's thread, with a time limit; the result can be awaited on any thread.
+    ///
+    /// # Errors
+    /// As the queries. That the database does not answer has been logged.
+    pub async fn read<T, F>(&self, queries: impl FnOnce(Db) -> F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        self.spawn(queries).await.unwrap_or(Err(StoreError::Gone))
+        self.run(Use::Read, queries).await
     }
 
-    /// The same, blocking the calling thread.
+    /// Changes something, in the same way.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn change<T, F>(&self, queries: impl FnOnce(Db) -> F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        self.run(Use::Change, queries).await
+    }
+
+    async fn run<T, F>(&self, using: Use, queries: impl FnOnce(Db) -> F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let (db, queries) = (self.db.clone(), queries(self.db.clone()));
+        let answer = self
+            .runtime
+            .spawn(async move { db.timed(using, queries).await });
+        answer.await.unwrap_or(Err(StoreError::Gone))
+    }
+
+    /// Looks whether the database answers; takes little more than a second whatever it does, and costs the database no more
+    /// than one look in a second, however many ask.
+    pub async fn health(&self) -> Health {
+        let db = self.db.clone();
+        let looked = self.runtime.spawn(async move { db.health().await });
+        looked.await.unwrap_or_else(|_| Health {
+            read: Err(StoreError::Gone.to_string()),
+            change: None,
+        })
+    }
+
+    /// Closes the connections and ends the thread; what is asked from then on fails. SQLite's file is complete without its log
+    /// then, unless another process uses the store.
+    pub fn close(&self) {
+        self.thread.end();
+    }
+
+    /// Runs queries with a time limit, blocking the calling thread: for a start and for commands, which tell of failures themselves.
     ///
     /// # Errors
     /// As the queries.
@@ -113,24 +173,13 @@ impl Store {
         let (sender, receiver) = std::sync::mpsc::channel();
         let queries = queries(self.db.clone());
         self.runtime.spawn(async move {
-            let _ = sender.send(timed(queries).await);
+            let answer = tokio::time::timeout(STEP_TIMEOUT, queries).await;
+            let _ = sender.send(answer.unwrap_or(Err(StoreError::TimedOut)));
         });
         receiver.recv().unwrap_or(Err(StoreError::Gone))
     }
 
-    /// Starts queries whose result may be awaited later, or not at all.
-    pub fn spawn<T, F>(
-        &self,
-        queries: impl FnOnce(Db) -> F,
-    ) -> tokio::task::JoinHandle<Result<T, StoreError>>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, StoreError>> + Send + 'static,
-    {
-        self.runtime.spawn(timed(queries(self.db.clone())))
-    }
-
-    /// Runs a future on the store's thread for as long as the thread lives.
+    /// Runs a future on the store's thread for as long as the store is open.
     pub fn keep_running(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(work);
     }
@@ -159,33 +208,23 @@ impl fmt::Debug for Store {
     }
 }
 
-async fn timed<T>(queries: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(STEP_TIMEOUT, queries)
-        .await
-        .unwrap_or(Err(StoreError::TimedOut))
-}
-
-fn opening(url: &DatabaseUrl, cause: StoreError) -> StoreError {
-    StoreError::Open {
-        database: url.to_string(),
-        cause: Box::new(cause),
+impl StoreThread {
+    fn end(&self) {
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((end, thread)) = thread else {
+            return;
+        };
+        drop(end);
+        // A handle that was held by what runs on the thread itself: it ends when that has returned.
+        if thread.thread().id() != std::thread::current().id() {
+            // Err: it has panicked, and is over.
+            let _ = thread.join();
+        }
     }
 }
 
-/// Makes the file readable by its owner only: it may hold the secret that signs tokens. SQLite gives its other files the same
-/// permissions.
-fn make_file(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+impl Drop for StoreThread {
+    fn drop(&mut self) {
+        self.end();
     }
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true).mode(0o600);
-    options.open(path).map(drop)
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use sqlx::Row as _;
 
-use super::db::{Db, count_change};
+use super::db::Db;
 use super::error::StoreError;
 use super::roles;
 use super::users::{User, users};
@@ -52,7 +52,9 @@ impl Db {
         let user = self.user(user).await?;
         let text = random_text()?;
         let token = new_token(&user, name, expires)?;
-        insert(&token, &user, &text).execute(&self.pool).await?;
+        let mut change = self.begin().await?;
+        insert(&token, &user, &text).execute(&mut *change).await?;
+        change.commit().await?;
         Ok((token, text))
     }
 
@@ -69,7 +71,7 @@ impl Db {
             "SELECT t.id, t.name, u.email, t.created, t.expires, t.last_used, t.user_id \
              FROM host_tokens t JOIN host_users u ON u.id = t.user_id ORDER BY t.created, t.id",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(self.reads()?)
         .await?;
         let mut tokens = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -101,8 +103,8 @@ impl Db {
         if done.rows_affected() == 0 {
             return Err(StoreError::Missing("token", id.to_owned()));
         }
-        count_change(&mut change).await?;
-        Ok(change.commit().await?)
+        change.count().await?;
+        change.commit().await
     }
 
     /// Whose token has this digest, active or not, expired or not.
@@ -113,7 +115,7 @@ impl Db {
              LEFT JOIN host_roles r ON r.id = u.role WHERE t.digest = $1"
         ))
         .bind(digest.to_owned())
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.reads()?)
         .await?;
         match row {
             Some(row) => Ok(Some(Owner {
@@ -135,7 +137,7 @@ impl Db {
                 .execute(&mut *change)
                 .await?;
         }
-        Ok(change.commit().await?)
+        change.commit().await
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
-use super::db::{Db, count_change};
+use super::db::Db;
 use super::error::{StoreError, taken};
 use super::roles::Role;
 use super::values::{new_id, seconds_now};
@@ -119,10 +119,12 @@ impl Db {
         role: Option<Role>,
     ) -> Result<User, StoreError> {
         let user = new_user(address, role)?;
+        let mut change = self.begin().await?;
         insert(&user, password)
-            .execute(&self.pool)
+            .execute(&mut *change)
             .await
             .map_err(|cause| taken(cause, "user", &user.email))?;
+        change.commit().await?;
         Ok(user)
     }
 
@@ -132,7 +134,7 @@ impl Db {
             "",
             "host_users u LEFT JOIN host_roles r ON r.id = u.role ORDER BY u.email"
         ))
-        .fetch_all(&self.pool)
+        .fetch_all(self.reads()?)
         .await?;
         Ok(rows.iter().map(User::of).collect::<Result<_, _>>()?)
     }
@@ -147,7 +149,7 @@ impl Db {
             "host_users u LEFT JOIN host_roles r ON r.id = u.role WHERE u.id = $1"
         ))
         .bind(id.to_owned())
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.reads()?)
         .await?;
         Ok(row.as_ref().map(User::of).transpose()?)
     }
@@ -165,7 +167,7 @@ impl Db {
             "host_users u LEFT JOIN host_roles r ON r.id = u.role WHERE u.email = $1"
         ))
         .bind(address.trim().to_lowercase())
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.reads()?)
         .await?;
         match row {
             Some(row) => Ok(Some((User::of(&row)?, row.try_get(10)?))),
@@ -205,7 +207,7 @@ impl Db {
                 .execute(&mut *change)
                 .await?;
         }
-        count_change(&mut change).await?;
+        change.count().await?;
         change.commit().await?;
         user.status = status;
         Ok(user)
@@ -228,7 +230,7 @@ impl Db {
             .bind(user.id.clone())
             .execute(&mut *change)
             .await?;
-        count_change(&mut change).await?;
+        change.count().await?;
         change.commit().await?;
         Ok(user)
     }
@@ -245,7 +247,7 @@ impl Db {
             .bind(user.id.clone())
             .execute(&mut *change)
             .await?;
-        count_change(&mut change).await?;
+        change.count().await?;
         change.commit().await?;
         user.role = role;
         Ok(user)
@@ -262,7 +264,7 @@ impl Db {
             .bind(user.id.clone())
             .execute(&mut *change)
             .await?;
-        count_change(&mut change).await?;
+        change.count().await?;
         change.commit().await?;
         Ok(user)
     }

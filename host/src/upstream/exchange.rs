@@ -9,13 +9,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use actix_http::body::{BodySize, MessageBody as _};
-use actix_http::error::PayloadError;
 use actix_http::h1::{ClientCodec, ClientPayloadCodec, MessageType};
 use actix_http::{ConnectionType, ResponseHead, StatusCode, header};
 use awc::BoxedSocket;
 use bytes::{Buf as _, Bytes, BytesMut};
 use extension_api::abi;
-use futures_core::Stream;
 use tokio::io::AsyncWrite as _;
 use tokio_util::codec::Decoder as _;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
@@ -28,6 +26,13 @@ use crate::http::facts::content_length;
 
 /// The most that is read at once of a body that keeps coming.
 const READ_BYTES_MAX: usize = 64 << 10;
+/// The most that is read before the head of the answer is there: such as say "go on" or "be patient" included. The decoder takes
+/// 128 KiB for one head.
+const HEAD_BYTES_MAX: usize = 256 << 10;
+/// How much larger than its chunks the framing of a body may be: a chunk of one byte takes five.
+const FRAMING_PER_BYTE_MAX: u64 = 8;
+/// What the framing may take beside that: extensions of chunks, padded sizes, trailers.
+const FRAMING_BYTES_FREE: u64 = 64 << 10;
 /// Less room than this in the buffer is not worth a read.
 const READ_BYTES_MIN: usize = 2 << 10;
 
@@ -39,6 +44,8 @@ pub struct Exchange {
     /// How much is read at once.
     read_bytes: usize,
     is_head: bool,
+    /// How much more may come before the answer.
+    head_bytes_left: usize,
     framing: Framing,
     /// The length that the answer declares for its body.
     declared: Option<u64>,
@@ -52,8 +59,8 @@ enum Framing {
     Over,
     /// So much is still to come.
     Length(u64),
-    /// By chunks.
-    Chunked(ClientPayloadCodec),
+    /// By chunks, whose framing may take so many bytes more.
+    Chunked(ClientPayloadCodec, u64),
     /// The connection ends with it.
     UntilClosed,
 }
@@ -68,6 +75,7 @@ impl Exchange {
             sending: Sending::new(head, body),
             buffer,
             read_bytes: BUFFER_BYTES,
+            head_bytes_left: HEAD_BYTES_MAX,
             framing: Framing::Over,
             declared: None,
             keeps: false,
@@ -82,13 +90,19 @@ impl Exchange {
     /// The head of the answer, once it is there.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, CallError>> {
         loop {
+            if self.head_bytes_left == 0 {
+                return Poll::Ready(Err(CallError {
+                    status: abi::EXT_BROKEN,
+                    message: "what comes before the answer has no end".to_owned(),
+                }));
+            }
             self.poll_send(cx)?;
             if let Some(head) = self.decode_head()? {
                 return Poll::Ready(Ok(head));
             }
             match ready!(self.poll_read(cx)) {
                 Ok(0) => return Poll::Ready(Err(self.broken("it was closed before an answer"))),
-                Ok(_) => {}
+                Ok(read) => self.head_bytes_left = self.head_bytes_left.saturating_sub(read),
                 Err(cause) => return Poll::Ready(Err(self.broken(&cause.to_string()))),
             }
         }
@@ -143,14 +157,14 @@ impl Exchange {
             _ if has_none => Framing::Over,
             (_, Some(length)) => Framing::Length(length),
             (MessageType::Payload | MessageType::Stream, None) if is_chunked => {
-                Framing::Chunked(codec.into_payload_codec())
+                Framing::Chunked(codec.into_payload_codec(), FRAMING_BYTES_FREE)
             }
             // Nothing says where it ends, or a coding that is not the last one.
             (_, None) => Framing::UntilClosed,
         };
         match self.framing {
             Framing::Over | Framing::Length(0) => self.end(),
-            Framing::Length(_) | Framing::Chunked(_) => {}
+            Framing::Length(_) | Framing::Chunked(..) => {}
             Framing::UntilClosed => self.keeps = false,
         }
     }
@@ -177,15 +191,28 @@ impl Exchange {
                     return Poll::Ready(Some(Ok(chunk.freeze())));
                 }
                 Framing::Length(_) => {}
-                Framing::Chunked(codec) => match codec.decode(&mut self.buffer) {
-                    Ok(Some(Some(chunk))) => return Poll::Ready(Some(Ok(chunk))),
-                    Ok(Some(None)) => {
-                        self.end();
-                        continue;
+                Framing::Chunked(codec, framing_left) => {
+                    let before = self.buffer.len();
+                    let decoded = codec.decode(&mut self.buffer);
+                    let chunk_bytes = match &decoded {
+                        Ok(Some(Some(chunk))) => chunk.len(),
+                        _ => 0,
+                    };
+                    let framing = (before - self.buffer.len() - chunk_bytes) as u64;
+                    let Some(left) = framing_left.checked_sub(framing) else {
+                        return self.break_off(abi::EXT_BROKEN);
+                    };
+                    *framing_left = left + chunk_bytes as u64 * FRAMING_PER_BYTE_MAX;
+                    match decoded {
+                        Ok(Some(Some(chunk))) => return Poll::Ready(Some(Ok(chunk))),
+                        Ok(Some(None)) => {
+                            self.end();
+                            continue;
+                        }
+                        Ok(None) => {}
+                        Err(_) => return self.break_off(abi::EXT_BROKEN),
                     }
-                    Ok(None) => {}
-                    Err(_) => return self.break_off(abi::EXT_BROKEN),
-                },
+                }
                 Framing::UntilClosed if !self.buffer.is_empty() => {
                     return Poll::Ready(Some(Ok(self.buffer.split().freeze())));
                 }
@@ -245,15 +272,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         self.lease.pool().keep_buffer(buffer);
-    }
-}
-
-impl Stream for Exchange {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.get_mut().poll_chunk(cx);
-        polled.map_err(|_| PayloadError::Incomplete(None))
     }
 }
 

@@ -5,7 +5,8 @@ pub mod body;
 mod call;
 mod call_error;
 mod client;
-mod connect;
+pub mod connect;
+mod decoding;
 // These three are public for the fuzz targets alone, which read answers from memory.
 #[doc(hidden)]
 pub mod exchange;

@@ -2,7 +2,7 @@
 //!
 //! Each base has its own, so that no extension's call travels on a connection that another has used.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,19 +24,21 @@ use crate::config;
 
 /// How old a connection may be to be used once more.
 const LIFETIME: Duration = Duration::from_secs(600);
+/// For awc's own limit of time, in place of which each call has one.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How much an answer's buffer holds at first: more than most answers need.
 pub const BUFFER_BYTES: usize = 8 << 10;
 /// How many such buffers are kept for the next calls, each for one that is in flight.
 const BUFFERS_MAX: usize = 64;
 
 /// Opens a connection to a URL's host.
-type Open = Rc<dyn Fn(Uri) -> LocalBoxFuture<'static, Result<BoxedSocket, ConnectError>>>;
+type Open = Box<dyn Fn(Uri) -> LocalBoxFuture<'static, Result<BoxedSocket, ConnectError>>>;
 
 /// A worker's connections.
 pub struct ConnectionPool {
     limits: config::Fetch,
-    /// For each kind of connection one, made when first used.
-    connectors: RefCell<Vec<((bool, Duration), Open)>>,
+    /// For connections that are not encrypted, and for those that are: made when first used.
+    connectors: [OnceCell<Open>; 2],
     /// By the base's number.
     destinations: RefCell<HashMap<u64, Rc<Destination>>>,
     buffers: RefCell<Vec<BytesMut>>,
@@ -87,7 +89,7 @@ impl ConnectionPool {
     pub fn new(limits: &config::Fetch) -> Self {
         Self {
             limits: limits.clone(),
-            connectors: RefCell::default(),
+            connectors: Default::default(),
             destinations: RefCell::default(),
             buffers: RefCell::default(),
             decoding: RefCell::default(),
@@ -115,7 +117,10 @@ impl ConnectionPool {
         let connection = match self.take_idle(&permit.0) {
             Some(connection) => connection,
             None => {
-                let io = self.connector(base.is_tls(), timeout)(base.url().clone()).await?;
+                let connecting = self.connector(base.is_tls())(base.url().clone());
+                let io = actix_rt::time::timeout(timeout, connecting)
+                    .await
+                    .map_err(|_| ConnectError::Timeout)??;
                 let now = Instant::now();
                 Connection {
                     io,
@@ -160,29 +165,25 @@ impl ConnectionPool {
         Duration::from_millis(self.limits.idle_ms)
     }
 
-    fn connector(&self, is_tls: bool, timeout: Duration) -> Open {
-        let kind = (is_tls, timeout);
-        let mut connectors = self.connectors.borrow_mut();
-        if let Some((_, open)) = connectors.iter().find(|(of, _)| *of == kind) {
-            return open.clone();
-        }
-        let connector = awc::Connector::new()
-            .connector(connect::Connector {
-                is_tls,
-                stand_in: self.limits.stand_in,
+    /// What opens connections of a kind. How long that may take is each call's own affair.
+    fn connector(&self, is_tls: bool) -> &Open {
+        self.connectors[usize::from(is_tls)].get_or_init(|| {
+            let connector = awc::Connector::new()
+                .connector(connect::Connector {
+                    is_tls,
+                    stand_in: self.limits.stand_in,
+                })
+                .timeout(NEVER)
+                .limit(0)
+                .finish();
+            Box::new(move |uri| {
+                let connecting = connector.call(awc::Connect { uri, addr: None });
+                Box::pin(async move {
+                    let connection = connecting.await?;
+                    Ok(Box::new(connection) as BoxedSocket)
+                })
             })
-            .timeout(timeout)
-            .limit(0)
-            .finish();
-        let open: Open = Rc::new(move |uri| {
-            let connecting = connector.call(awc::Connect { uri, addr: None });
-            Box::pin(async move {
-                let connection = connecting.await?;
-                Ok(Box::new(connection) as BoxedSocket)
-            })
-        });
-        connectors.push((kind, open.clone()));
-        open
+        })
     }
 
     /// A buffer for an answer.

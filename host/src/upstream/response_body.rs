@@ -5,14 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_http::encoding::Decoder;
-use actix_http::error::PayloadError;
-use actix_http::header::{self, HeaderMap};
+use actix_http::header::HeaderMap;
 use actix_rt::time::{Sleep, sleep};
 use bytes::Bytes;
 use extension_api::abi;
-use futures_core::Stream as _;
 
+use super::decoding::DecodedBody;
 use super::exchange::Exchange;
 
 /// The body of an answer on its way in.
@@ -27,7 +25,7 @@ pub struct ResponseBody {
 
 enum Source {
     Raw(Box<Exchange>),
-    Decoded(Decoder<Box<Exchange>>),
+    Decoded(DecodedBody),
 }
 
 impl ResponseBody {
@@ -40,14 +38,19 @@ impl ResponseBody {
         stall: Option<Duration>,
         total: Option<Pin<Box<Sleep>>>,
     ) -> Self {
-        let is_decoded = decompress && headers.contains_key(header::CONTENT_ENCODING);
+        let declared = exchange.declared();
+        let decoded = if decompress {
+            DecodedBody::new(exchange, headers)
+        } else {
+            Err(exchange)
+        };
+        let (source, declared) = match decoded {
+            Ok(decoded) => (Source::Decoded(decoded), None),
+            Err(exchange) => (Source::Raw(exchange), declared),
+        };
         Self {
-            declared: exchange.declared().filter(|_| !is_decoded),
-            source: if is_decoded {
-                Source::Decoded(Decoder::from_headers(exchange, headers))
-            } else {
-                Source::Raw(exchange)
-            },
+            declared,
+            source,
             stall,
             stalled: None,
             total,
@@ -67,9 +70,7 @@ impl ResponseBody {
         }
         let polled = match &mut self.source {
             Source::Raw(exchange) => exchange.poll_chunk(cx),
-            Source::Decoded(decoder) => Pin::new(decoder)
-                .poll_next(cx)
-                .map_err(|_: PayloadError| abi::EXT_BROKEN),
+            Source::Decoded(decoded) => decoded.poll_chunk(cx),
         };
         match &polled {
             Poll::Pending => {}

@@ -4,13 +4,21 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Wake};
 
-type Wake = Box<dyn Fn() + Send>;
+/// Counts how often a worker is woken.
+#[derive(Clone)]
+struct Counter(Arc<AtomicUsize>);
+
+impl Wake for Counter {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
 
 /// A worker that looks when it is woken, and only then.
 struct Worker {
-    inbox: Inbox<u32, Wake>,
+    inbox: Inbox<u32, Counter>,
     woken: Arc<AtomicUsize>,
 }
 
@@ -24,11 +32,7 @@ impl Worker {
 
     /// The first look: says how it is woken, then takes what is there.
     fn first_look(&self) -> Vec<u32> {
-        let woken = self.woken.clone();
-        let wake = move || {
-            woken.fetch_add(1, Ordering::Release);
-        };
-        self.inbox.set_waker(Box::new(wake));
+        self.inbox.set_waker(Counter(self.woken.clone()));
         self.inbox.take()
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Event {
     Handle { route: Pointer, request: u64 },
     /// Calls a completion.
     Complete(Completion, Outcome),
+    /// Takes the chunk of a call's body that waits.
+    Written { op: u64 },
     /// Has the test's upstream answer a call.
     CallOut { op: u64 },
     /// Lets the client take what there is of an answer.

@@ -28,6 +28,8 @@ pub(super) enum Upload {
     None,
     /// It is being written.
     Open,
+    /// A chunk of it waits to be taken.
+    Writing,
     /// It was written.
     Ended,
 }

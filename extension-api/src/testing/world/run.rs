@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use super::callbacks::CALLBACKS;
 use super::completion::{Event, Outcome};
 use super::head::{Head, RequestSpec};
+use super::operations::Upload;
 use super::pointer::Pointer;
 use super::requests::{IncomingBody, OpenRequest};
 use super::routes;
@@ -189,6 +190,13 @@ fn handle_event(world: &World, event: Event, handle: HandleHook) {
             call_handle(handle, instance, route, request);
         }
         Event::Complete(completion, outcome) => completion.call(outcome),
+        Event::Written { op } => {
+            let mut state = world.lock();
+            let upload = state.ops.get_mut(&op).map(|op| &mut op.upload);
+            if let Some(upload) = upload.filter(|upload| **upload == Upload::Writing) {
+                *upload = Upload::Open;
+            }
+        }
         Event::CallOut { op } => call_out(world, op),
         Event::ClientTakes { request } => world.lock().client_takes(request),
     }

@@ -1,6 +1,7 @@
 //! A request's body on its way in, counted against the limit.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_http::header::HeaderMap;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use extension_api::abi;
 use futures_core::Stream;
 
+use crate::http::client_connection::ClientConnection;
 use crate::http::facts::RequestFacts;
 use crate::upstream::body::RequestBody;
 
@@ -19,16 +21,28 @@ pub struct Incoming {
     /// What is still to come of a body that the connection does not end by itself.
     ends_after: Option<u64>,
     failed: Option<i32>,
+    /// That on which it comes, where its framing has no bound of its own: where no length is known.
+    framed_on: Option<Rc<ClientConnection>>,
 }
 
 impl Incoming {
-    /// A body of which at most `bytes_max` are taken.
-    pub fn new(payload: Payload, bytes_max: u64) -> Self {
+    /// A body of which at most `bytes_max` are taken; its length, where that is declared.
+    pub fn new(
+        payload: Payload,
+        length: Option<u64>,
+        bytes_max: u64,
+        connection: &Rc<ClientConnection>,
+    ) -> Self {
+        let framed_on = length.is_none().then(|| connection.clone());
+        if let Some(connection) = &framed_on {
+            connection.limit_body(bytes_max);
+        }
         Self {
             payload,
             left: bytes_max,
             ends_after: None,
             failed: None,
+            framed_on,
         }
     }
 
@@ -47,9 +61,24 @@ impl Incoming {
             if self.ends_after == Some(0) {
                 return Poll::Ready(None);
             }
-            match std::task::ready!(Pin::new(&mut self.payload).poll_next(cx)) {
+            if self.has_too_much_framing() {
+                self.failed = Some(abi::EXT_TOO_LARGE);
+                continue;
+            }
+            let Poll::Ready(polled) = Pin::new(&mut self.payload).poll_next(cx) else {
+                if let Some(connection) = &self.framed_on {
+                    connection.wake_when_too_much(cx.waker());
+                }
+                return Poll::Pending;
+            };
+            match polled {
                 None if self.ends_after.is_some() => self.failed = Some(abi::EXT_BROKEN),
-                None => return Poll::Ready(None),
+                None => {
+                    if let Some(connection) = self.framed_on.take() {
+                        connection.lift_limit();
+                    }
+                    return Poll::Ready(None);
+                }
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(mut chunk)) => {
                     match self.cut(&mut chunk).left.checked_sub(chunk.len() as u64) {
@@ -63,6 +92,11 @@ impl Incoming {
                 Some(Err(_)) => self.failed = Some(abi::EXT_BROKEN),
             }
         }
+    }
+
+    fn has_too_much_framing(&self) -> bool {
+        let connection = self.framed_on.as_ref();
+        connection.is_some_and(|connection| connection.has_sent_too_much())
     }
 
     /// Cuts off what is not of the body any more.
@@ -87,6 +121,7 @@ pub fn incoming(
     facts: &RequestFacts,
     payload: Payload,
     bytes_max: u64,
+    connection: &Rc<ClientConnection>,
 ) -> (Option<Incoming>, Option<u64>) {
     let length = facts.content_length;
     // Of a request that asks for a WebSocket, which no extension can have, actix gives everything until the connection
@@ -96,7 +131,7 @@ pub fn incoming(
     if ends_after == Some(0) {
         return (None, Some(0));
     }
-    let body = Incoming::new(payload, bytes_max).ending_after(ends_after);
+    let body = Incoming::new(payload, length, bytes_max, connection).ending_after(ends_after);
     (Some(body), length)
 }
 

@@ -84,7 +84,7 @@ impl Handle {
             self.answer_in_its_place();
         }
         let is_streaming = self.is_streaming();
-        let (flight, pending, watch) = {
+        let (had_flight, pending, watch) = {
             let mut local = local.borrow_mut();
             local.payload = None;
             if is_streaming && local.stream.ended.is_none() {
@@ -92,11 +92,12 @@ impl Handle {
                 local.stream.ended = Some(false);
                 local.stream.wake_connection();
             }
-            (
-                local.flight.take(),
-                local.take_pending(),
-                local.watch.take(),
-            )
+            let flight = local.flight.take();
+            let had_flight = flight.is_some();
+            if is_streaming && had_flight {
+                local.writing = flight;
+            }
+            (had_flight, local.take_pending(), local.watch.take())
         };
         if let Some(pending) = pending {
             pending.cancel(worker);
@@ -104,7 +105,7 @@ impl Handle {
         if let Some(watch) = watch {
             complete(worker, watch, Outcome::OK);
         }
-        if flight.is_some() {
+        if had_flight {
             self.close_if_over();
         }
     }
@@ -160,7 +161,7 @@ impl Handle {
         decided: Result<(), NotAdvanced>,
     ) {
         let was_open = decided.is_ok();
-        let (client, pending, stream, watch, owned) = {
+        let (client, pending, stream, watch, owned, writing) = {
             let mut local = local.borrow_mut();
             let owned = local.flight.is_some();
             if owned {
@@ -174,8 +175,10 @@ impl Handle {
                     .then(|| std::mem::take(&mut local.stream)),
                 local.watch.take(),
                 owned,
+                local.writing.take(),
             )
         };
+        drop(writing);
         if was_open && owned {
             self.log(Level::Debug, "the client left before the answer");
         }

@@ -3,6 +3,7 @@
 use super::state::Handle;
 use crate::http::reply::Failure;
 use crate::platform::log::{self, Level};
+use crate::platform::log_limit;
 use crate::runtime::worker;
 
 impl Handle {
@@ -21,15 +22,10 @@ impl Handle {
         } else {
             "the extension failed"
         };
-        let (status, id) = (failure.status.as_u16(), self.id());
+        let status = failure.status.as_u16();
         let cause = failure.cause.as_deref().unwrap_or(&failure.message);
-        let fields: [log::Field<'_>; 4] = [
-            ("extension", flight.name()),
-            ("request", &id),
-            ("status", &status),
-            ("cause", &cause),
-        ];
-        log::event(level, sentence, &fields);
+        let facts: [log::Field<'_>; 2] = [("status", &status), ("cause", &cause)];
+        self.log_with(level, flight.name(), sentence, &facts);
     }
 
     /// Writes a log line about the request, under its extension's name.
@@ -40,8 +36,28 @@ impl Handle {
             // The extension has finished it; that it speaks of it all the same is seen from inside of it.
             None => worker::inside(),
         };
-        let id = self.id();
         let name = name.as_deref().unwrap_or("unknown");
-        log::event(level, sentence, &[("extension", &name), ("request", &id)]);
+        self.log_with(level, name, sentence, &[]);
+    }
+
+    /// Writes who asked, too: whom the operator has to talk to, or to keep out.
+    fn log_with(&self, level: Level, extension: &str, sentence: &str, facts: &[log::Field<'_>]) {
+        if !log::enabled(level) {
+            return;
+        }
+        let id = self.id();
+        let shared = self.read();
+        let ip = shared.as_ref().map(|shared| shared.client_ip());
+        let who = shared.as_ref().map(|shared| shared.accountability());
+        let user = who.and_then(|who| who.user.as_deref());
+        let mut fields: Vec<log::Field<'_>> = vec![("extension", &extension), ("request", &id)];
+        fields.extend_from_slice(facts);
+        if let Some(ip) = &ip {
+            fields.push(("ip", ip));
+        }
+        if let Some(user) = &user {
+            fields.push(("user", user));
+        }
+        log_limit::event((extension, sentence), level, sentence, &fields);
     }
 }

@@ -89,7 +89,13 @@ pub fn open(mut slot: FreeSlot, opening: Opening) -> ClientSide {
     let payload = request.take_payload();
     shared.body_length = Some(0);
     if !matches!(payload, Payload::None) {
-        let (body, length) = incoming(&request, &info.facts, payload, body_bytes_max);
+        let (body, length) = incoming(
+            &request,
+            &info.facts,
+            payload,
+            body_bytes_max,
+            &info.connection,
+        );
         local.payload = body;
         shared.body_length = length;
     }

@@ -22,8 +22,10 @@ use crate::boundary::fields::Fields;
 use crate::boundary::operation::{self, Work};
 use crate::http::body::Body;
 use crate::http::client_connection::ClientConnection;
+use crate::http::peer::IpText;
 use crate::http::request_id::{Ids, RequestId};
 use crate::identity::{self, Accountability};
+use crate::runtime::crash_page::CallMark;
 use crate::runtime::deadline::Deadlines;
 use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
@@ -111,6 +113,8 @@ pub struct Shared {
 pub struct Local {
     /// Keeps the extension's generation alive, and counted as in flight. `None` when the extension's side has ended.
     pub(super) flight: Option<Flight>,
+    /// Keeps the request counted while the last of a streamed answer is written, when the extension's side has ended.
+    pub(super) writing: Option<Flight>,
     /// These hold what `Shared::sources` points at.
     pub(super) request: Option<Request>,
     pub(super) connection: Option<Rc<ClientConnection>>,
@@ -215,6 +219,12 @@ impl Shared {
         self.who.as_deref().unwrap_or(&identity::ANONYMOUS)
     }
 
+    /// The address that the request comes from.
+    pub fn client_ip(&self) -> IpText {
+        let peer = self.sources.peer.get();
+        self.ip.map_or(*peer.ip_text(), IpText::new)
+    }
+
     /// The request's id.
     pub fn id(&self) -> RequestId {
         self.id
@@ -285,8 +295,16 @@ impl Handle {
         self.read()?.build?.hold()
     }
 
-    /// Another hold on the generation that handles the request, for what outlives the extension's side.
-    pub fn flight(&self) -> Option<Flight> {
-        self.local()?.borrow().flight.clone()
+    /// What a crash names the request by.
+    pub fn call_mark(&self) -> Option<CallMark> {
+        self.local()?.borrow().flight.as_ref().map(Flight::call)
+    }
+
+    /// What counts the request as in flight, for an answer whose body outlives the extension's side: until it has been written,
+    /// it is in hand. Another hold on the build stays in its place.
+    pub fn hand_flight_on(&self) -> Option<Flight> {
+        let mut local = self.local()?.borrow_mut();
+        let hold = local.flight.clone()?;
+        local.flight.replace(hold)
     }
 }

@@ -9,6 +9,7 @@ use super::options::CheckOptions;
 use super::{drive, inspect, report};
 use crate::config::Config;
 use crate::platform::env::Env;
+use crate::runtime::contract_checks::Rule;
 
 /// Checks an extension and prints what was found: 0 where it is sound, 1 where there are findings, 2 where it cannot be loaded.
 ///
@@ -27,7 +28,11 @@ pub fn run(
         print!("{}", report.head());
     }
     if report.error.is_none() {
-        let result = drive::run(options)?;
+        let mut result = drive::run(options)?;
+        if let Some(symbol) = &report.unique_symbol {
+            let seen = format!("the symbol {symbol} is STB_GNU_UNIQUE");
+            result.find(Rule::OwnStatics, seen, "its file was read");
+        }
         report.routes = result.routes.iter().map(report::route).collect();
         report.ids = result.routes.iter().map(|route| route.id.clone()).collect();
         report.ids.dedup();

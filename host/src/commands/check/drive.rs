@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, ClientResponse};
 use super::error::CheckError;
 use super::options::CheckOptions;
-use super::process::{MESSAGE_TIMEOUT, NotServed, Subject, how};
+use super::process::{MESSAGE_TIMEOUT, NotServed, Subject};
 use super::protocol::{Observations, Order, ServedRoute, SubjectMessage};
 use super::request::{Caller, RequestKind, request};
 use super::result::CheckResult;
@@ -33,12 +33,12 @@ pub fn run(options: &CheckOptions<'_>) -> Result<CheckResult, CheckError> {
             result.refused = Some((code, message));
             return Ok(result);
         }
-        Err(NotServed::Died(how)) => {
-            result.find(
-                Rule::DoesNotCrash,
-                how,
-                "it was loaded, and `create` called",
-            );
+        Err(NotServed::Died(how, during)) => {
+            result.find(Rule::DoesNotCrash, how, during);
+            return Ok(result);
+        }
+        Err(NotServed::Hung(how, during)) => {
+            result.find(Rule::DoesNotBlock, how, during);
             return Ok(result);
         }
     };
@@ -318,8 +318,10 @@ impl Driver<'_> {
         self.subject.order(Order::Settle);
         match self.subject.receive() {
             Some(SubjectMessage::Observed(observations)) => {
+                let is_stuck = observations.is_stuck;
                 self.note(observations, during);
-                true
+                // Nothing would be answered from here on.
+                !is_stuck
             }
             _ => {
                 self.died(during);
@@ -337,19 +339,32 @@ impl Driver<'_> {
                 return false;
             }
         }
-        match self.subject.ended() {
+        let at_the_end = format!("{during}, at the end of the process");
+        let status = self.subject.ended();
+        let lived = match status {
             Some(status) if status.success() => true,
             Some(status) => {
-                let seen = self.subject.last_words(&how(status));
-                self.result.find(
-                    Rule::DoesNotCrash,
-                    seen,
-                    &format!("{during}, at the end of the process"),
-                );
+                let seen = self.subject.last_words(status);
+                self.result.find(Rule::DoesNotCrash, seen, &at_the_end);
                 false
             }
-            None => true,
+            None => {
+                let seen = "the process did not end by itself".to_owned();
+                self.result.find(Rule::LetsTheProcessEnd, seen, &at_the_end);
+                false
+            }
+        };
+        let rest = self.subject.end_rest();
+        if !rest.is_empty() {
+            let seen = format!("processes were left: {}", rest.join(", "));
+            self.result.find(Rule::EndsProcesses, seen, &at_the_end);
         }
+        let printed = self.subject.printed();
+        if !printed.is_empty() {
+            let seen = format!("it printed {printed:?}");
+            self.result.find(Rule::DoesNotPrint, seen, during);
+        }
+        lived
     }
 
     fn note(&mut self, observations: Observations, during: &str) {
@@ -369,14 +384,11 @@ impl Driver<'_> {
 
     fn died(&mut self, during: &str) {
         let (rule, seen) = match self.subject.ended() {
-            Some(status) => (Rule::DoesNotCrash, self.subject.last_words(&how(status))),
-            None => {
-                self.subject.kill();
-                (
-                    Rule::DoesNotBlock,
-                    format!("nothing moved for {} s", MESSAGE_TIMEOUT.as_secs()),
-                )
-            }
+            Some(status) => (Rule::DoesNotCrash, self.subject.last_words(status)),
+            None => (
+                Rule::DoesNotBlock,
+                format!("nothing moved for {} s", MESSAGE_TIMEOUT.as_secs()),
+            ),
         };
         self.result.find(rule, seen, during);
     }

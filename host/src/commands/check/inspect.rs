@@ -23,6 +23,7 @@ pub fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
         version: String::new(),
         library: None,
         abi: None,
+        unique_symbol: None,
         variables: Vec::new(),
         calls_to: Vec::new(),
         ids: Vec::new(),
@@ -56,6 +57,7 @@ pub fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
     report.version = manifest.version;
     match gate::check(&library, config.allow_panic_abort) {
         Ok(entry) => {
+            report.unique_symbol = entry.facts.unique_symbol;
             report.abi = Some(Abi {
                 built_with: format!("{}.{}", entry.abi_major, entry.abi_minor),
                 needs: format!("{}.{}", entry.abi_major, entry.needs_minor),

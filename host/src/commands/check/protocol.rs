@@ -20,6 +20,10 @@ pub enum Order {
 /// What the child sends; each is a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum SubjectMessage {
+    /// The library is loaded next; until here, nothing is the extension's fault.
+    Loading,
+    /// The library is loaded, its initialisers have run, and `create` is next.
+    Opened,
     /// The extension cannot be loaded.
     Refused {
         /// A stable name of the reason.
@@ -64,6 +68,8 @@ pub struct ServedRoute {
 pub struct Observations {
     /// Requests that should have been finished by now, and are still open.
     pub requests: usize,
+    /// Whether every worker is inside the extension and does not come back: then nothing more is served.
+    pub is_stuck: bool,
     /// The rules that were broken.
     pub violations: Vec<Violation>,
 }

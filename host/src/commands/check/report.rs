@@ -21,6 +21,9 @@ pub struct Report {
     pub library: Option<PathBuf>,
     /// The ABI that it was built with, that it needs, and that this host speaks.
     pub abi: Option<Abi>,
+    /// The first of its statics that all builds share.
+    #[serde(skip)]
+    pub unique_symbol: Option<String>,
     /// The variables that it may read.
     pub variables: Vec<Variable>,
     /// The origins that it may call.

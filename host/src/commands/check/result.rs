@@ -34,7 +34,7 @@ pub struct CheckResult {
 impl CheckResult {
     /// Adds what was seen of a broken rule.
     pub fn find(&mut self, rule: Rule, seen: String, during: &str) {
-        const SEEN_MAX: usize = 5;
+        const SEEN_MAX: usize = 10;
         let known = self
             .findings
             .iter_mut()

@@ -1,18 +1,23 @@
 //! The process that loads and serves the extension while it is checked: a separate one, so that a crash is a finding.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use extension_api::abi::EXT_ROUTE_BLOCKING;
+use tokio::signal::unix::{SignalKind, signal};
 
+use super::processes;
 use super::protocol::{Observations, Order, ServedRoute, Serving, SubjectMessage};
+use super::shared::{self, Shared};
 use crate::config::values::Secret;
 use crate::config::{self, Config};
 use crate::extension::copies::Copies;
@@ -26,18 +31,26 @@ use crate::extension::registry::Registry;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
+use crate::platform::listen;
 use crate::platform::log::{self, Level};
+use crate::platform::process;
 use crate::runtime::contract_checks::{self, Rule};
-use crate::server::{self, Host};
+use crate::runtime::crash_page::ThreadMark;
+use crate::server::{self, Host, Supervision};
 use crate::store::random_text;
 
 /// How long a request may wait for its answer here: a check must not wait a minute for each answer that never comes.
 const TIMEOUT_MS: u64 = 1_000;
 /// How long a request may take to be finished when its client has left.
-const SETTLED_WITHIN: Duration = Duration::from_secs(3);
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a worker may be inside an extension without a break: far longer than good code takes, so that a busy machine
 /// causes no finding.
 const BLOCKED: Duration = Duration::from_millis(400);
+
+/// Every worker is inside the extension for this long: then it is not waited for any more.
+const STUCK: Duration = Duration::from_secs(5);
+/// The thread that reads the parent's orders. It stays to the end, when all others are gone.
+const READER: &str = "check-orders";
 
 /// Loads and serves one extension, follows the parent's orders, and sends what it observes.
 ///
@@ -47,10 +60,9 @@ pub fn run(
     mut config: Config,
     env: Env,
     folder: &Path,
-    control: &Path,
     stand_in: SocketAddr,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let parent = UnixStream::connect(control)?;
+    let parent = take_control()?;
     let orders = BufReader::new(parent.try_clone()?);
     let parent = Parent(Arc::new(Mutex::new(parent)));
     contract_checks::watch();
@@ -69,18 +81,32 @@ pub fn run(
     config.limits.shutdown_timeout_ms = 1_000;
     config.log.access = false;
     let authority = Authority::without_store(&config.auth)?;
-    let host = Host::new(config, env, authority, Copies::temporary)?;
-    let extension =
-        match load(&host, folder).map_err(|reason| reason.of(discovery::folder_name(folder))) {
-            Ok(extension) => extension,
-            Err(error) => {
-                let code = error.code().to_owned();
-                let message = error_chain(&error);
-                host.catalog.copies.end();
-                parent.send(&SubjectMessage::Refused { code, message })?;
-                return Ok(ExitCode::from(2));
-            }
-        };
+    let host = Host::new(
+        config,
+        env,
+        authority,
+        Copies::temporary,
+        Supervision::default(),
+    )?;
+    let orders = read_orders(orders, host.clone())?;
+    take_signals();
+    shared::compare_thread("nobody");
+    let shared = Arc::new(Mutex::new(Shared::before_loading()));
+    parent.send(&SubjectMessage::Loading)?;
+    let loaded = load(&host, folder, &parent, &mut lock(&shared));
+    let extension = match loaded.map_err(|reason| reason.of(discovery::folder_name(folder))) {
+        Ok(extension) => extension,
+        Err(error) => {
+            let code = error.code().to_owned();
+            let message = error_chain(&error);
+            host.catalog.copies.end();
+            parent.send(&SubjectMessage::Refused { code, message })?;
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let served_on = AtomicU16::new(0);
+    let (announce, announced) = mpsc::channel();
+    let listeners = listen::open(&host.config.host, host.config.port)?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let serving = |addresses: &[SocketAddr]| {
         let Some(address) = addresses.first() else {
@@ -92,24 +118,38 @@ pub fn run(
             routes: routes(&extension),
             body_bytes_max: extension.body_bytes_max,
         };
-        // Err: the parent is gone. Then the orders end, and with them the server.
-        let _ = parent.send(&SubjectMessage::Serving(serving));
+        served_on.store(address.port(), Ordering::Relaxed);
+        // Err: the thread that obeys has ended, and with it this process.
+        let _ = announce.send(serving);
     };
+    let watch = Watch::start(host.clone());
     let obeying = {
         let (host, extension, parent) = (host.clone(), extension.clone(), parent.clone());
+        let (shared, is_stuck) = (shared.clone(), watch.is_stuck.clone());
         thread::spawn(move || {
-            let held = obey(orders, &parent, &host, &extension);
+            if let Ok(serving) = announced.recv() {
+                wait_for_workers(&host);
+                compare_workers(&host, Instant::now() + SETTLED_WITHIN);
+                lock(&shared).before_serving(serving.address.port());
+                // Err: the parent is gone, and with it this process.
+                let _ = parent.send(&SubjectMessage::Serving(serving));
+            }
+            let held = obey(&orders, &parent, &host, &extension, &shared, &is_stuck);
             // Err: the server has ended.
             let _ = stop.send(());
             held
         })
     };
-    let watch = Watch::start(host.clone());
     let ordered_to_stop = async move {
         // Err: the thread that reads orders has ended, which means the same.
         let _ = stopped.await;
     };
-    actix_rt::System::new().block_on(server::run_until(host.clone(), serving, ordered_to_stop))?;
+    actix_rt::System::new().block_on(server::run_until(
+        host.clone(),
+        listeners,
+        serving,
+        ordered_to_stop,
+    ))?;
     host.end();
     watch.end();
     // The thread does nothing that could panic.
@@ -117,6 +157,8 @@ pub fn run(
     let requests = extension.context.in_flight.requests();
     if extension.is_stopped() {
         note_threads();
+        let served_on = served_on.load(Ordering::Relaxed);
+        lock(&shared).compare_ended(&[served_on, stand_in.port()]);
         let kept = contract_checks::unreleased();
         if kept > 0 {
             contract_checks::note(Rule::ReleasesBuffers, || {
@@ -131,13 +173,73 @@ pub fn run(
     }
     parent.send(&SubjectMessage::Observed(Observations {
         requests: requests.saturating_sub(held),
+        is_stuck: false,
         violations: contract_checks::take(),
     }))?;
+    // From here the process ends as any other does: what a library has registered for its end is called.
     Ok(ExitCode::SUCCESS)
 }
 
+/// The connection to the parent, which is this process's standard input at first: nothing to read remains there.
+fn take_control() -> io::Result<UnixStream> {
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(UnixStream::from(control))
+}
+
+/// Reads orders on a thread, until the parent is gone: then this process ends at once, whatever the extension does, and leaves
+/// nothing behind.
+fn read_orders(
+    orders: BufReader<UnixStream>,
+    host: Arc<Host>,
+) -> io::Result<mpsc::Receiver<Order>> {
+    let (order, next) = mpsc::channel();
+    let (started, wait) = mpsc::channel();
+    let read = move || {
+        // Err: nobody waits any more.
+        let _ = started.send(());
+        for line in orders.lines().map_while(Result::ok) {
+            if let Ok(read) = serde_json::from_str(&line) {
+                // Err: the orders are over, and it is the parent's end that is waited for.
+                let _ = order.send(read);
+            }
+        }
+        host.catalog.copies.end();
+        processes::end_children();
+        process::force_end(process::FAILED);
+    };
+    thread::Builder::new().name(READER.to_owned()).spawn(read)?;
+    // While the system's loader is inside an initialiser that hangs, no thread gets as far as its first line.
+    let _ = wait.recv();
+    Ok(next)
+}
+
+/// Has the host's signals handled from now on, as they are anyway when it serves, so that only an extension changes that.
+fn take_signals() {
+    actix_rt::System::new().block_on(async {
+        for kind in [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ] {
+            // Err: the server says so, too.
+            let _ = signal(kind);
+        }
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks leaves them half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Loads the extension, and mounts it open to everybody.
-fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
+fn load(
+    host: &Arc<Host>,
+    folder: &Path,
+    parent: &Parent,
+    shared: &mut Shared,
+) -> Result<Arc<Extension>, Reason> {
     let Discovered {
         mut manifest,
         library,
@@ -161,13 +263,23 @@ fn load(host: &Arc<Host>, folder: &Path) -> Result<Arc<Extension>, Reason> {
         checked,
         &host.catalog.env.load(),
         &host.catalog.workers,
+        0,
     )?;
-    let extension = opened.create(
-        1,
-        &host.config.limits,
-        host.catalog.callbacks,
-        &mut HookThread::default(),
-    )?;
+    shared::compare_thread("an initialiser of the library");
+    shared::is_inherited();
+    shared.compare("an initialiser of the library");
+    // Err: the parent is gone. Then the orders end, and with them the process.
+    let _ = parent.send(&SubjectMessage::Opened);
+    let mut hooks = HookThread::default();
+    let look = |hooks: &mut HookThread| {
+        hooks.run(SETTLED_WITHIN, || shared::compare_thread("`create`"));
+    };
+    look(&mut hooks);
+    let limits = &host.config.limits;
+    let extension = opened.create(1, limits, host.catalog.callbacks, &mut hooks)?;
+    look(&mut hooks);
+    drop(hooks);
+    shared.compare_loaded();
     let mut registry = Registry::default();
     let state = registry.mount(&extension, &host.config)?;
     registry
@@ -203,24 +315,41 @@ impl Parent {
     fn send(&self, message: &SubjectMessage) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.write_all(&line)
+        lock(&self.0).write_all(&line)
     }
 }
 
-/// Follows the parent's orders until it orders the end or is gone. Returns how many requests will never be finished.
-fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Extension>) -> usize {
+/// Waits until the workers have started: what they open is the host's.
+fn wait_for_workers(host: &Host) {
+    let until = Instant::now() + SETTLED_WITHIN;
+    while host.catalog.workers.count() < host.config.worker_count() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Follows the parent's orders until it orders the end. Returns how many requests will never be finished.
+fn obey(
+    orders: &mpsc::Receiver<Order>,
+    parent: &Parent,
+    host: &Host,
+    extension: &Arc<Extension>,
+    shared: &Mutex<Shared>,
+    is_stuck: &AtomicBool,
+) -> usize {
     let mut held = 0;
-    for line in orders.lines().map_while(Result::ok) {
-        match serde_json::from_str(&line) {
-            Ok(Order::Settle) => {
+    for order in orders {
+        match order {
+            Order::Settle => {
                 let until = Instant::now() + SETTLED_WITHIN;
                 while extension.context.in_flight.requests() > held && Instant::now() < until {
                     thread::sleep(Duration::from_millis(2));
                 }
+                compare_workers(host, until);
+                lock(shared).compare_serving();
                 let open = extension.context.in_flight.requests();
                 let observations = Observations {
                     requests: open.saturating_sub(held),
+                    is_stuck: is_stuck.load(Ordering::Relaxed),
                     violations: contract_checks::take(),
                 };
                 held = open;
@@ -231,35 +360,53 @@ fn obey(orders: impl BufRead, parent: &Parent, host: &Host, extension: &Arc<Exte
                     break;
                 }
             }
-            Ok(Order::Replace) => {
+            Order::Replace => {
                 host.catalog.registry.store(Arc::default());
                 let timeout = SETTLED_WITHIN + Duration::from_millis(TIMEOUT_MS);
                 extension.retire(Instant::now() + timeout);
                 break;
             }
-            Ok(Order::Stop) | Err(_) => break,
+            Order::Stop => break,
         }
     }
     held
+}
+
+/// Has each worker look at itself, and waits for those that are free.
+fn compare_workers(host: &Host, until: Instant) {
+    static LOOKED: AtomicUsize = AtomicUsize::new(0);
+    LOOKED.store(0, Ordering::Relaxed);
+    host.catalog.workers.on_each(|_| {
+        shared::compare_thread("a handler");
+        LOOKED.fetch_add(1, Ordering::Relaxed);
+    });
+    while LOOKED.load(Ordering::Relaxed) < host.catalog.workers.count() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Notes when an extension keeps a worker.
 struct Watch {
     thread: thread::JoinHandle<()>,
     is_over: Arc<AtomicBool>,
+    /// See [`Observations::is_stuck`].
+    is_stuck: Arc<AtomicBool>,
 }
 
 impl Watch {
     fn start(host: Arc<Host>) -> Self {
         const EVERY: Duration = Duration::from_millis(20);
         let is_over = Arc::new(AtomicBool::new(false));
-        let end = is_over.clone();
+        let is_stuck = Arc::new(AtomicBool::new(false));
+        let (end, stuck) = (is_over.clone(), is_stuck.clone());
         let thread = thread::spawn(move || {
             // Of each worker: the turn that it is in, since when, and whether that has been facts.
             let mut turns: Vec<((u64, u64), Instant, bool)> = Vec::new();
             while !end.load(Ordering::Relaxed) {
                 let now = Instant::now();
-                for (number, beat) in host.catalog.workers.markers().into_iter().enumerate() {
+                let mut are_stuck = true;
+                let marks = host.catalog.workers.marks();
+                for (number, beat) in marks.into_iter().map(ThreadMark::read).enumerate() {
                     if turns.len() <= number {
                         turns.push((beat, now, false));
                     }
@@ -272,11 +419,17 @@ impl Watch {
                             format!("a worker was kept for more than {} ms", BLOCKED.as_millis())
                         });
                     }
+                    are_stuck &= beat.0 != 0 && now - *since >= STUCK;
                 }
+                stuck.store(are_stuck && !turns.is_empty(), Ordering::Relaxed);
                 thread::sleep(EVERY);
             }
         });
-        Self { thread, is_over }
+        Self {
+            thread,
+            is_over,
+            is_stuck,
+        }
     }
 
     fn end(self) {
@@ -301,6 +454,7 @@ fn note_threads() {
             .filter(|task| task.file_name().to_str() != Some(&main_thread))
             .map(|task| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default())
             .map(|name| name.trim().to_owned())
+            .filter(|name| name != READER)
             .collect();
         if names.is_empty() {
             return;

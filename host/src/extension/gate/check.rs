@@ -11,6 +11,9 @@ use super::file::{find_entry, not_a_library};
 use super::system::HOST;
 use crate::extension::error::Reason;
 
+/// A file above this size is no library that somebody made on purpose, and its copy would fill the disk.
+const LIBRARY_BYTES_MAX: u64 = 2 << 30;
+
 /// Reads the entry from the library's file and decides whether this host can load it.
 ///
 /// # Errors
@@ -21,7 +24,7 @@ pub fn check(library: &Path, allow_panic_abort: bool) -> Result<LibraryEntry, Re
     check_copy(file, library, allow_panic_abort)
 }
 
-/// Whether it is a file at all. Before it is opened: a named pipe would keep the host waiting.
+/// Whether it is a file at all, and of a size that can be copied. Before it is opened: a named pipe would keep the host waiting.
 ///
 /// # Errors
 /// Where it is none, or cannot be looked at.
@@ -37,6 +40,15 @@ pub fn check_file(library: &Path) -> Result<(), Reason> {
             },
         ));
     }
+    let (bytes, bytes_max) = (metadata.len(), LIBRARY_BYTES_MAX);
+    if bytes > bytes_max {
+        let library = library.to_owned();
+        return Err(Reason::TooLarge {
+            library,
+            bytes,
+            bytes_max,
+        });
+    }
     Ok(())
 }
 
@@ -51,7 +63,8 @@ pub fn check_copy(
 ) -> Result<LibraryEntry, Reason> {
     let data = ReadCache::new(copy);
     let found = find_entry(&data, HOST).map_err(|fault| fault.about(library))?;
-    let entry = entry::decode(found, library)?;
+    let mut entry = entry::decode(found.entry, library)?;
+    entry.facts = found.facts;
     accept(entry, allow_panic_abort, library)
 }
 
@@ -145,7 +158,8 @@ mod tests {
                 abi_minor: 0,
                 needs_minor: 0,
                 flags: 2,
-                sdk: "gate test 1.0".into()
+                sdk: "gate test 1.0".into(),
+                facts: entry.facts.clone(),
             }
         );
         assert!(entry.owns_threads() && !entry.panics_abort());
@@ -157,6 +171,57 @@ mod tests {
         check(&stripped, false).unwrap();
         let larger = library("larger", "ENTRY(MAGIC, sizeof(entry) + 64, 1, 0, 0)", &[]);
         check(&larger, false).unwrap();
+    }
+
+    #[test]
+    fn a_library_without_section_headers_passes() {
+        let mut bytes = fs::read(&*GOOD).unwrap();
+        // As sstrip does: e_shoff, e_shnum and e_shstrndx are zero.
+        bytes[0x28..0x30].fill(0);
+        bytes[0x3c..0x40].fill(0);
+        let path = GOOD.with_file_name("sstripped.so");
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(check(&path, false).unwrap(), check(&GOOD, false).unwrap());
+        let sysv = "-Wl,--hash-style=sysv";
+        let sysv = library("sysv", "ENTRY(MAGIC, sizeof(entry), 1, 0, 2)", &[sysv]);
+        check(&sysv, false).unwrap();
+    }
+
+    #[test]
+    fn what_hinders_a_reload_is_seen() {
+        let facts = |name, line, flags: &[&str]| {
+            let line = format!("ENTRY(MAGIC, sizeof(entry), 1, 0, 0)\n{line}");
+            check(&library(name, &line, flags), false).unwrap().facts
+        };
+        let plain = facts("plain", "", &[]);
+        assert!(plain.warnings().is_empty() && !plain.looks_beside);
+        let unique = facts(
+            "unique",
+            "__asm__(\".data\\n.globl shared\\n.type shared, @gnu_unique_object\\n.size shared, 4\\nshared: .long 1\\n.text\");",
+            &[],
+        );
+        assert_eq!(unique.unique_symbol.as_deref(), Some("shared"));
+        let tls = "__attribute__((tls_model(\"initial-exec\"))) __thread int x; int get(void) { return x; }";
+        assert!(facts("tls", tls, &[]).has_static_tls);
+        let beside = facts(
+            "beside",
+            "",
+            &["-Wl,-rpath,$ORIGIN/lib", "-Wl,--no-as-needed", "-lm"],
+        );
+        assert!(beside.looks_beside);
+        assert!(
+            beside.needed.iter().any(|name| name == "libm.so.6"),
+            "{beside:?}"
+        );
+    }
+
+    #[test]
+    fn one_that_is_far_too_large_is_not_read() {
+        let path = GOOD.with_file_name("large.so");
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(100 << 30).unwrap();
+        assert!(matches!(check(&path, false), Err(Reason::TooLarge { .. })));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]
@@ -268,8 +333,8 @@ mod tests {
         let good = fs::read(&*GOOD).unwrap();
         let by_hand = find_entry(good.as_slice(), HOST).ok().unwrap();
         let general = find_in_image(good.as_slice(), HOST).ok().unwrap();
-        assert_eq!(by_hand, general);
-        assert_eq!(by_hand.len(), ENTRY_BYTES_MIN);
+        assert_eq!(by_hand.entry, general.entry);
+        assert_eq!(by_hand.entry.len(), ENTRY_BYTES_MIN);
     }
 
     #[test]
@@ -278,7 +343,7 @@ mod tests {
         let judge = |bytes: &[u8]| {
             find_entry(bytes, HOST)
                 .map_err(|fault| fault.about(&GOOD))
-                .and_then(|found| decode(found, &GOOD))
+                .and_then(|found| decode(found.entry, &GOOD))
         };
         for length in (0..good.len()).step_by(7) {
             let _ = judge(&good[..length]);

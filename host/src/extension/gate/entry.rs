@@ -27,6 +27,33 @@ pub struct LibraryEntry {
     pub flags: u32,
     /// What it was built with; for messages only.
     pub sdk: String,
+    /// What else of its file matters.
+    pub facts: LibraryFacts,
+}
+
+/// What of a library's file decides how it can be loaded, and loaded again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LibraryFacts {
+    /// The first of its symbols that the process has once, whatever is loaded later (STB_GNU_UNIQUE): in C++ the statics of
+    /// inline functions and templates.
+    pub unique_symbol: Option<String>,
+    /// Whether it has thread-locals in the small space that is laid out when a thread starts (DF_STATIC_TLS).
+    pub has_static_tls: bool,
+    /// The libraries that it needs.
+    pub needed: Vec<String>,
+    /// Whether it looks for some of them beside itself ($ORIGIN).
+    pub looks_beside: bool,
+}
+
+impl LibraryFacts {
+    /// What an operator has to know who replaces the library while the host runs.
+    pub fn warnings(&self) -> Vec<String> {
+        let unique = self.unique_symbol.as_ref().map(|symbol| format!(
+            "its library has statics that the process keeps once for all builds (STB_GNU_UNIQUE, the first is {symbol}): a new build works on those of the build before; build it with -fno-gnu-unique, or restart the host for each build"
+        ));
+        let static_tls = self.has_static_tls.then(|| "its library has thread-locals of the initial-exec model (DF_STATIC_TLS), whose space is small and never given back: after some reloads the system loads no further build until the host is restarted; build it without -ftls-model=initial-exec".to_owned());
+        unique.into_iter().chain(static_tls).collect()
+    }
 }
 
 impl LibraryEntry {
@@ -88,5 +115,6 @@ pub fn decode(bytes: &[u8], library: &Path) -> Result<LibraryEntry, Reason> {
         needs_minor,
         flags,
         sdk,
+        facts: LibraryFacts::default(),
     })
 }

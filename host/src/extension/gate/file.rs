@@ -4,21 +4,38 @@
 
 use std::path::Path;
 
-use object::elf::{FileHeader32, FileHeader64, SHT_DYNSYM, STT_NOTYPE, STT_OBJECT};
-use object::read::elf::{FileHeader, ProgramHeader as _, SectionHeader as _, Sym as _};
+use object::elf::{FileHeader32, FileHeader64, STT_NOTYPE, STT_OBJECT, STV_DEFAULT, STV_PROTECTED};
+use object::read::elf::{FileHeader, Sym as _};
 use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
 use object::read::{Error as ParseError, ExportTarget, FileKind, NameOrOrdinal, ReadRef};
 use object::{Architecture, BinaryFormat, Endianness, Object as _, ObjectSegment as _};
 
-use super::entry::ENTRY_BYTES_MIN;
+use super::dynamic::Dynamic;
+use super::entry::{ENTRY_BYTES_MIN, LibraryFacts};
 use super::system::System;
 use crate::extension::error::Reason;
 
 /// The name of the exported entry.
 const ENTRY_SYMBOL: &str = "extension_entry_v1";
 
-/// Finds the bytes of the entry: at most as many as version 1.0 knows, fewer where the file holds fewer.
-pub fn find_entry<'data, R: ReadRef<'data>>(data: R, host: System) -> Result<&'data [u8], Fault> {
+/// What the gate looks for in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found<'data> {
+    /// The bytes of the entry: at most as many as version 1.0 knows, fewer where the file holds fewer.
+    pub entry: &'data [u8],
+    /// What else of it matters; of a format that this host does not load, nothing is known.
+    pub facts: LibraryFacts,
+}
+
+impl<'data> Found<'data> {
+    fn without_facts(entry: &'data [u8]) -> Self {
+        let facts = LibraryFacts::default();
+        Self { entry, facts }
+    }
+}
+
+/// Finds the bytes of the entry, and what else of the library matters.
+pub fn find_entry<'data, R: ReadRef<'data>>(data: R, host: System) -> Result<Found<'data>, Fault> {
     let Ok(kind) = FileKind::parse(data) else {
         let empty = data.len().is_ok_and(|length| length == 0);
         return Err(Fault::NotALibrary(
@@ -43,8 +60,9 @@ pub fn find_entry<'data, R: ReadRef<'data>>(data: R, host: System) -> Result<&'d
     }
 }
 
-/// ELF by hand: the general parser would also read the symbol table for debuggers, which is much the larger one.
-fn find_in_elf<'data, Elf, R>(data: R, host: System) -> Result<&'data [u8], Fault>
+/// ELF by hand, as the system's loader reads it: the general parser would also read the symbol table for debuggers, which is much
+/// the larger one.
+fn find_in_elf<'data, Elf, R>(data: R, host: System) -> Result<Found<'data>, Fault>
 where
     Elf: FileHeader<Endian = Endianness>,
     R: ReadRef<'data>,
@@ -63,52 +81,40 @@ where
     if header.e_type(endian) != object::elf::ET_DYN {
         return Err(Fault::NotALibrary("a program or an object file".to_owned()));
     }
-    let sections = header.section_headers(endian, data)?;
-    let Some(table) = sections
-        .iter()
-        .find(|section| section.sh_type(endian) == SHT_DYNSYM)
-    else {
-        return Err(Fault::NoEntry);
-    };
-    let symbols: &[Elf::Sym] = table.data_as_array(endian, data)?;
-    let names = match sections.get(table.sh_link(endian) as usize) {
-        Some(section) => section.data(endian, data)?,
-        None => {
-            return Err(Fault::NotALibrary(
-                "damaged (its symbols have no names)".to_owned(),
-            ));
-        }
-    };
+    // They are not used; where they are said to be there and are not, the file is not whole.
+    header.section_headers(endian, data)?;
+    let dynamic = Dynamic::parse(header, data)?;
+    let symbols = dynamic.symbols()?;
     let is_entry = |symbol: &&Elf::Sym| {
-        let name = names
-            .get(symbol.st_name(endian) as usize..)
-            .and_then(|rest| rest.strip_prefix(ENTRY_SYMBOL.as_bytes()));
-        name.is_some_and(|rest| rest.first() == Some(&0))
+        dynamic.name(symbol.st_name(endian).into()) == ENTRY_SYMBOL.as_bytes()
             && matches!(symbol.st_type(), STT_OBJECT | STT_NOTYPE)
             && !symbol.is_undefined(endian)
             && !symbol.is_local()
+            && matches!(symbol.st_visibility(), STV_DEFAULT | STV_PROTECTED)
     };
-    let address: u64 = symbols
-        .iter()
-        .find(is_entry)
-        .ok_or(Fault::NoEntry)?
-        .st_value(endian)
-        .into();
-    for segment in header.program_headers(endian, data)? {
-        if segment.p_type(endian) != object::elf::PT_LOAD {
-            continue;
-        }
-        let (start, size): (u64, u64) = (
-            segment.p_vaddr(endian).into(),
-            segment.p_filesz(endian).into(),
-        );
-        if let Some(within) = address.checked_sub(start).filter(|within| *within < size) {
-            let offset: u64 = segment.p_offset(endian).into();
-            return read_entry(data, offset.checked_add(within), size - within);
-        }
+    let entry = symbols.iter().find(is_entry).ok_or(Fault::NoEntry)?;
+    let entry = match dynamic.offset(entry.st_value(endian).into()) {
+        Some((offset, available)) => read_entry(data, Some(offset), available)?,
+        // An entry of zeros alone has an address and no bytes in the file.
+        None => &[],
+    };
+    let facts = dynamic.facts(symbols);
+    Ok(Found { entry, facts })
+}
+
+/// Where in a library's file the names stand that it has, and that it needs; none in what is no ELF library.
+pub fn library_names(data: &[u8]) -> Vec<(u64, String)> {
+    fn in_elf<Elf: FileHeader<Endian = Endianness>>(data: &[u8]) -> Vec<(u64, String)> {
+        // Err: it is for the loader to say what is wrong with it.
+        let header = Elf::parse(data).ok();
+        let dynamic = header.and_then(|header| Dynamic::parse(header, data).ok());
+        dynamic.map_or(Vec::new(), |dynamic| dynamic.library_names())
     }
-    // An entry of zeros alone has an address and no bytes in the file.
-    Ok(&[])
+    match FileKind::parse(data) {
+        Ok(FileKind::Elf32) => in_elf::<FileHeader32<Endianness>>(data),
+        Ok(FileKind::Elf64) => in_elf::<FileHeader64<Endianness>>(data),
+        _ => Vec::new(),
+    }
 }
 
 fn read_entry<'data, R: ReadRef<'data>>(
@@ -144,7 +150,7 @@ fn elf_architecture(machine: object::elf::Machine, is_64: bool) -> Architecture 
 pub(super) fn find_in_image<'data, R: ReadRef<'data>>(
     data: R,
     host: System,
-) -> Result<&'data [u8], Fault> {
+) -> Result<Found<'data>, Fault> {
     let image = object::File::parse(data)?;
     let built_for = System {
         format: image.format(),
@@ -169,11 +175,12 @@ pub(super) fn find_in_image<'data, R: ReadRef<'data>>(
         if let Some(within) = address.checked_sub(segment.address()) {
             let (start, size) = segment.file_range();
             if within < size {
-                return read_entry(data, start.checked_add(within), size - within);
+                let entry = read_entry(data, start.checked_add(within), size - within)?;
+                return Ok(Found::without_facts(entry));
             }
         }
     }
-    Ok(&[])
+    Ok(Found::without_facts(&[]))
 }
 
 /// A universal library of macOS: the slice for this processor.
@@ -181,7 +188,7 @@ fn find_in_slices<'data, R: ReadRef<'data>, F: FatArch>(
     slices: &[F],
     data: R,
     host: System,
-) -> Result<&'data [u8], Fault> {
+) -> Result<Found<'data>, Fault> {
     match slices
         .iter()
         .find(|slice| slice.architecture() == host.architecture)

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the header says what the pointers point at")]
 
 use super::calls::fetched_drop;
-use super::ffi_in::{Edits, headers, lossy, register, with_request};
+use super::ffi_in::{Edits, headers, lossy, register, sized, with_request};
 use crate::abi::*;
 use crate::bridge::Bytes;
 use crate::testing::answer::Answer;
@@ -23,7 +23,7 @@ impl Given {
     /// NULL, or as the header has it: lent for the call, but for the body, which is given.
     unsafe fn read(response: *const ext_response) -> Option<Self> {
         // SAFETY: as the caller says.
-        let raw = unsafe { response.as_ref() }?;
+        let raw = unsafe { sized(response) }?;
         Some(Self {
             status: raw.status,
             // SAFETY: lent for the call, says the caller.
@@ -123,7 +123,7 @@ pub(super) unsafe extern "C" fn end(request: ext_request, status: ext_status) ->
 
 pub(super) unsafe extern "C" fn fail(request: ext_request, error: *const ext_error) -> ext_status {
     // SAFETY: NULL, or lent for the call, with all slices.
-    let Some(error) = (unsafe { error.as_ref() }) else {
+    let Some(error) = (unsafe { sized(error) }) else {
         return EXT_INVALID;
     };
     // SAFETY: as above.

@@ -4,7 +4,8 @@
 use std::mem::offset_of;
 
 use super::ffi_in::{
-    give_header, give_headers, headers, is_hop_by_hop, register, text, with_fetched, with_op, world,
+    give_header, give_headers, headers, is_hop_by_hop, register, sized, text, with_fetched,
+    with_op, world,
 };
 use crate::abi::*;
 use crate::bridge::{Bytes, struct_size};
@@ -114,7 +115,7 @@ pub(super) unsafe extern "C" fn fetch(
     op: *mut ext_op,
 ) -> ext_status {
     // SAFETY: NULL, or lent for the call.
-    let Some(fetch) = (unsafe { fetch.as_ref() }) else {
+    let Some(fetch) = (unsafe { sized(fetch) }) else {
         return EXT_INVALID;
     };
     // SAFETY: the body is given in every case.
@@ -134,7 +135,7 @@ pub(super) unsafe extern "C" fn fetch(
         return EXT_INVALID;
     }
     // SAFETY: its slices are lent for the call.
-    let Some(mut call) = (unsafe { prepare(&state, fetch, owner) }) else {
+    let Some(mut call) = (unsafe { prepare(&state, &fetch, owner) }) else {
         return EXT_INVALID;
     };
     call.body = body.to_vec();
@@ -217,14 +218,17 @@ pub(super) unsafe extern "C" fn fetch_write(
         register(world, state, completion, |state, completion| {
             let operation = state.ops.get_mut(&op);
             let Some((call, upload)) =
-                operation.and_then(|op| Some((op.call.as_mut()?, op.upload)))
+                operation.and_then(|op| Some((op.call.as_mut()?, &mut op.upload)))
             else {
                 return Err((completion, EXT_GONE));
             };
             let status = match upload {
                 Upload::None => return Err((completion, EXT_GONE)),
+                Upload::Writing => return Err((completion, EXT_BUSY)),
                 Upload::Open => {
                     call.body.extend_from_slice(&chunk);
+                    *upload = Upload::Writing;
+                    state.events.push_back(Event::Written { op });
                     EXT_OK
                 }
                 Upload::Ended => EXT_CANCELLED,
@@ -238,7 +242,8 @@ pub(super) unsafe extern "C" fn fetch_write(
 pub(super) unsafe extern "C" fn fetch_end(op: ext_op, status: ext_status) -> ext_status {
     with_op(op, |_, state, number| {
         let upload = state.ops.get_mut(&number).map(|op| &mut op.upload);
-        if let Some(upload) = upload.filter(|upload| **upload == Upload::Open) {
+        let is_open = |upload: &Upload| matches!(upload, Upload::Open | Upload::Writing);
+        if let Some(upload) = upload.filter(|upload| is_open(upload)) {
             *upload = Upload::Ended;
             if status == EXT_OK {
                 state.events.push_back(Event::CallOut { op: number });

@@ -1,6 +1,9 @@
 //! What callbacks are given, as our own types; and how each gets from its handle to the state.
 #![expect(unsafe_code, reason = "the header says what the pointers point at")]
 
+use std::mem::MaybeUninit;
+use std::ptr;
+
 use crate::abi::*;
 use crate::bridge::bytes_of;
 use crate::header_lines::{is_name, is_value};
@@ -20,6 +23,31 @@ pub(super) type Edits = Vec<(String, Option<String>)>;
 pub(super) unsafe fn world<'a>(ctx: *mut ext_context) -> Option<&'a World> {
     // SAFETY: the world that was handed to `create`, which is kept until after `destroy`.
     unsafe { ctx.cast::<World>().cast_const().as_ref() }
+}
+
+/// A struct that begins with its `struct_size`, and may be all zeros.
+pub(super) trait SizedStruct: Copy {}
+impl SizedStruct for ext_response {}
+impl SizedStruct for ext_error {}
+impl SizedStruct for ext_fetch {}
+
+/// A struct as far as its `struct_size` says; what lies behind that reads as zero.
+///
+/// # Safety
+///
+/// NULL, or to be read during the call, as far as it says.
+pub(super) unsafe fn sized<T: SizedStruct>(given: *const T) -> Option<T> {
+    if given.is_null() {
+        return None;
+    }
+    let mut whole = MaybeUninit::<T>::zeroed();
+    // SAFETY: not NULL, and it begins with its size; no more is read, nor written than there is room for.
+    unsafe {
+        let size = (given.cast::<u32>().read() as usize).min(size_of::<T>());
+        ptr::copy_nonoverlapping(given.cast::<u8>(), whole.as_mut_ptr().cast::<u8>(), size);
+    }
+    // SAFETY: zeros are a value of each `SizedStruct`, whatever of it has been written over.
+    Some(unsafe { whole.assume_init() })
 }
 
 /// Text; `None` where it is not UTF-8.

@@ -1,0 +1,222 @@
+//! What the supervisor hands to a server that it starts, and what the server tells it: over a socket that is the server's
+//! standard input. Descriptors go first, with one line of JSON; then each message is a line.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize};
+
+/// A page and so many sockets fit into one message.
+const DESCRIPTORS_MAX: usize = 64;
+
+/// What a server starts with.
+pub struct Handover {
+    /// Where it notes who is inside which extension.
+    pub page: File,
+    /// What it listens on.
+    pub listeners: Vec<TcpListener>,
+    /// What it is not to load.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// An extension that is not loaded any more, because it has ended the server too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Its folder's name.
+    pub extension: String,
+    /// The ids under which it was served; none where it never was.
+    pub ids: Vec<String>,
+    /// Which files did it: others are loaded.
+    pub fingerprint: u64,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// What happened, as a sentence.
+    pub why: String,
+}
+
+/// What a server tells its supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Notice {
+    /// It takes requests.
+    Ready,
+    /// It has looked at its extensions again, as SIGHUP asks.
+    Reloaded,
+    /// A worker does not come back from an extension.
+    Stuck {
+        /// The extension.
+        extension: String,
+        /// Its ids.
+        ids: Vec<String>,
+        /// Which files.
+        fingerprint: u64,
+        /// Which build.
+        generation: u64,
+        /// For which route it was called, where it was for a request.
+        route: Option<String>,
+        /// That request's id.
+        request: Option<String>,
+        /// For how long already.
+        stuck_ms: u64,
+    },
+    /// An administrator wants an extension tried again.
+    Released {
+        /// Its folder's name.
+        extension: String,
+    },
+}
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Opening {
+    quarantined: Vec<Quarantined>,
+}
+
+impl Handover {
+    /// Sends it. The other side need not read yet.
+    ///
+    /// # Errors
+    /// Where the system does not take it.
+    pub fn send(&self, to: &UnixStream) -> io::Result<()> {
+        let opening = Opening {
+            quarantined: self.quarantined.clone(),
+        };
+        let mut line = serde_json::to_vec(&opening)?;
+        line.push(b'\n');
+        let mut descriptors = vec![self.page.as_fd()];
+        descriptors.extend(self.listeners.iter().map(AsFd::as_fd));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(io::Error::other("too many addresses to listen on"));
+        }
+        let sent = rustix::net::sendmsg(
+            to,
+            &[IoSlice::new(&line)],
+            &mut ancillary,
+            SendFlags::empty(),
+        )?;
+        (&*to).write_all(&line[sent..])
+    }
+
+    fn receive(from: &UnixStream) -> io::Result<Self> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        // One byte: the rest has no descriptors with it.
+        let mut first = [0];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        rustix::net::recvmsg(
+            from,
+            &mut [IoSliceMut::new(&mut first)],
+            &mut ancillary,
+            flags,
+        )?;
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        let mut line = first.to_vec();
+        // No further: what follows is not ours to read.
+        let mut byte = [0];
+        while line.last() != Some(&b'\n') {
+            (&*from).read_exact(&mut byte)?;
+            line.push(byte[0]);
+        }
+        let Opening { quarantined } = serde_json::from_slice(&line)?;
+        let mut descriptors = descriptors.into_iter();
+        let page = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Self {
+            page: page.into(),
+            listeners: descriptors.map(TcpListener::from).collect(),
+            quarantined,
+        })
+    }
+}
+
+/// A server's way to its supervisor.
+pub struct Link {
+    stream: Mutex<UnixStream>,
+}
+
+impl Link {
+    /// Takes what the supervisor hands over, and the way back to it, from the standard input.
+    ///
+    /// # Errors
+    /// Where no supervisor is at the other end.
+    pub fn from_stdin() -> io::Result<(Self, Handover)> {
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let handover = Handover::receive(&stream)?;
+        let stream = Mutex::new(stream);
+        Ok((Self { stream }, handover))
+    }
+
+    /// Tells the supervisor something. Where it has gone, nobody needs to know.
+    pub fn tell(&self, notice: &Notice) {
+        let Ok(mut line) = serde_json::to_vec(notice) else {
+            return;
+        };
+        line.push(b'\n');
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        // Err: see above.
+        let _ = stream.write_all(&line);
+    }
+
+    /// Waits until the supervisor has gone. Blocks: for a thread of its own.
+    pub fn wait_until_alone(&self) {
+        let stream = self
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .try_clone();
+        let Ok(stream) = stream else {
+            return;
+        };
+        // The supervisor says nothing: what ends the lines is its end.
+        let lines = BufReader::new(stream).lines();
+        lines.map_while(Result::ok).for_each(drop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_received_and_nothing_behind_it() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let quarantined = vec![Quarantined {
+            extension: "a".into(),
+            ids: vec!["b".into()],
+            fingerprint: 1,
+            since: 2,
+            why: "it has crashed\n".into(),
+        }];
+        let handover = Handover {
+            page: tempfile::tempfile().unwrap(),
+            listeners: vec![listener],
+            quarantined: quarantined.clone(),
+        };
+        handover.send(&here).unwrap();
+        (&here).write_all(b"more").unwrap();
+        drop(handover);
+        let received = Handover::receive(&there).unwrap();
+        assert_eq!(received.quarantined, quarantined);
+        assert_eq!(received.listeners[0].local_addr().unwrap(), address);
+        let mut more = [0; 4];
+        (&there).read_exact(&mut more).unwrap();
+        assert_eq!(&more, b"more");
+    }
+}

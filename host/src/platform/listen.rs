@@ -1,0 +1,118 @@
+//! The sockets that a server listens on.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::{fmt, io};
+
+use listenfd::ListenFd;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketType};
+
+use super::sockets;
+
+/// As many as actix-web lets wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// Why there is nothing to listen on.
+#[derive(Debug)]
+pub enum ListenError {
+    /// A socket that systemd has handed over cannot be used.
+    HandedOver(io::Error),
+    /// The address cannot be bound.
+    Bind(String, io::Error),
+    /// Other processes listen there: "nginx (process 12)".
+    InUse(String, Vec<String>, io::Error),
+}
+
+impl ListenError {
+    /// An address cannot be bound. Where other processes listen there, they are named: one may be a child that an extension of the
+    /// host before this one has left.
+    fn bind(host: &str, port: u16, cause: io::Error) -> Self {
+        let address = format!("{host}:{port}");
+        let holders = match cause.kind() {
+            io::ErrorKind::AddrInUse => sockets::listening_on(port),
+            _ => Vec::new(),
+        };
+        match holders.is_empty() {
+            true => Self::Bind(address, cause),
+            false => Self::InUse(address, holders, cause),
+        }
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HandedOver(_) => f.write_str(
+                "cannot use a socket that systemd has handed over; it has to be a listening TCP socket",
+            ),
+            Self::Bind(address, cause) if cause.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}; stop what uses it, or choose another with --port"
+            ),
+            Self::InUse(address, holders, _) => write!(
+                f,
+                "cannot listen on {address}, where {} listens; end it, or choose another with --port",
+                holders.join(" and ")
+            ),
+            Self::Bind(address, _) => write!(f, "cannot listen on {address}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::HandedOver(cause) | Self::Bind(_, cause) | Self::InUse(.., cause) => Some(cause),
+        }
+    }
+}
+
+/// The sockets that systemd has opened and handed over (`LISTEN_FDS`); where there are none, one for each address that the name
+/// stands for.
+///
+/// # Errors
+/// Where one that was handed over cannot be used, or no address can be bound.
+pub fn open(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenError> {
+    let given = handed_over().map_err(ListenError::HandedOver)?;
+    if !given.is_empty() {
+        return Ok(given);
+    }
+    listeners(host, port).map_err(|cause| ListenError::bind(host, port, cause))
+}
+
+fn handed_over() -> io::Result<Vec<TcpListener>> {
+    let mut given = ListenFd::from_env();
+    (0..given.len())
+        .filter_map(|index| given.take_tcp_listener(index).transpose())
+        .collect()
+}
+
+/// Listens on each address that the name stands for; the error is that of the last, where none could be bound.
+fn listeners(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
+    let mut bound = Vec::new();
+    let mut failed = io::ErrorKind::AddrNotAvailable.into();
+    for address in (host, port).to_socket_addrs()? {
+        match listen(&address) {
+            Ok(listener) => bound.push(listener),
+            Err(cause) => failed = cause,
+        }
+    }
+    if bound.is_empty() {
+        Err(failed)
+    } else {
+        Ok(bound)
+    }
+}
+
+fn listen(address: &SocketAddr) -> io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}

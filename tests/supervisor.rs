@@ -1,0 +1,448 @@
+//! A server that is ended by an extension, by somebody else, or to make room for another: who did it is named, and what comes
+//! meanwhile waits.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, built, eventually};
+
+const CRASHED: &str = "the server has crashed, and is started anew";
+
+fn crasher() -> Extension {
+    Extension::c("directus-extension-crasher", "crasher.c", &[])
+}
+
+/// A host of two processes, with one that crashes and one that does not.
+fn host() -> Host {
+    Host::plan()
+        .supervised()
+        .config("[quarantine]\ncrashes = 100")
+        .extensions(&[&crasher(), &Extension::good()])
+        .start()
+}
+
+/// Has the extension do something that no answer comes of.
+fn ask_for_the_end(host: &Host, path: &str) {
+    let mut client = host.connect();
+    client.send(format!("GET /crasher/{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    assert!(client.ends(), "{path} is not answered");
+}
+
+fn crashes(host: &Host) -> Vec<Value> {
+    let log = host.log().into_iter();
+    log.filter(|line| line["message"] == CRASHED).collect()
+}
+
+#[test]
+fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_served() {
+    let host = host();
+    let ends = [
+        ("segv", "SIGSEGV", true),
+        ("abort", "SIGABRT", true),
+        ("exit", "exit with code 0", true),
+        ("exit-at-once", "exit with code 3", true),
+        ("overflow", "SIGSEGV (stack overflow)", true),
+        ("kill", "SIGKILL", true),
+        ("thread", "SIGSEGV", false),
+        ("library", "SIGSEGV", false),
+        ("later", "SIGSEGV", true),
+        ("blocking", "SIGSEGV", true),
+    ];
+    for (number, (path, cause, has_route)) in ends.into_iter().enumerate() {
+        ask_for_the_end(&host, path);
+        assert_eq!(
+            host.get("/c-sample/now").text(),
+            "hello from C",
+            "after {path}"
+        );
+        eventually("the crash is told", || crashes(&host).len() == number + 1);
+        let line = &crashes(&host)[number];
+        let who = if path == "kill" {
+            "inside"
+        } else {
+            "extension"
+        };
+        assert_eq!(line[who], "directus-extension-crasher", "{line}");
+        assert_eq!(line["cause"], cause, "{line}");
+        assert_eq!(line["build"], "1", "{line}");
+        if has_route {
+            assert_eq!(line["route"], format!("GET /crasher/{path}"), "{line}");
+            assert_eq!(line["request"].as_str().expect("an id").len(), 16, "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_extension_that_uses_up_the_memory_ends_its_server_and_is_named() {
+    // A sanitizer takes more addresses than there may be.
+    if !Host::gives_memory_back() {
+        return;
+    }
+    let host = Host::plan()
+        .supervised()
+        .through("prlimit", &["--as=8589934592"])
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    ask_for_the_end(&host, "leak");
+    assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+    let line = host.said(CRASHED);
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+    assert_eq!(line["route"], "GET /crasher/leak", "{line}");
+}
+
+#[test]
+fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
+    let host = Host::plan()
+        .supervised()
+        .config(
+            "[limits]\nstuck_ms = 1_500\nshutdown_timeout_ms = 2_000\n[quarantine]\ncrashes = 2",
+        )
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    let first = host.server_pid();
+    let hang = "GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = host.connect();
+    client.send(hang);
+    let sentence = "an extension keeps a worker; a new server takes over";
+    let line = host.said(sentence);
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+    assert_eq!(line["route"], "GET /crasher/hang", "{line}");
+    host.said("a new server serves; the old one finishes what it has begun");
+    assert!(client.ends(), "the server that is stuck is ended");
+    assert_ne!(host.server_pid(), first);
+    for _ in 0..4 {
+        assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+    }
+    // It counts as a crash.
+    let second = host.server_pid();
+    client = host.connect();
+    client.send(hang);
+    host.logged("it is quarantined", |line| {
+        let sentence = line["message"].as_str().unwrap_or_default();
+        sentence.starts_with("an extension is quarantined")
+    });
+    // Until the server that is stuck has ended, it may take a connection that its worker never looks at.
+    eventually("the third server is alone", || {
+        host.servers().len() == 1 && host.server_pid() != second
+    });
+    assert_eq!(host.get("/crasher/alive").status, 404);
+}
+
+#[test]
+fn a_server_that_is_killed_from_outside_is_started_anew_and_nobody_is_to_blame() {
+    let host = Host::plan()
+        .supervised()
+        .config("[quarantine]\ncrashes = 1")
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    for number in 1..=3 {
+        kill(host.server_pid(), "KILL");
+        eventually("the crash is told", || crashes(&host).len() == number);
+        assert_eq!(host.get("/crasher/alive").text(), "alive");
+    }
+    assert_eq!(
+        crashes(&host)[0]["extension"],
+        "unknown: none was being called"
+    );
+}
+
+#[test]
+fn what_comes_while_the_server_is_started_anew_waits_and_is_answered() {
+    let host = host();
+    let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // A connection of its own each time; one that was open may have been lost with the server.
+                    if ask_on_a_new_connection(&host) {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for number in 1..=10 {
+            ask_for_the_end(&host, "segv");
+            eventually("the crash is told", || crashes(&host).len() == number);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(answered.into_inner() > 10);
+}
+
+/// Whether it was answered; a connection that is refused fails the test.
+fn ask_on_a_new_connection(host: &Host) -> bool {
+    let mut client = Connection::open(host.address());
+    let sent =
+        client.try_send("GET /c-sample/now HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    sent.is_ok() && client.rest().starts_with(b"HTTP/1.1 200")
+}
+
+// ---- Quarantine ----
+
+#[test]
+fn an_extension_that_ends_the_server_three_times_is_left_out_until_somebody_wants_it_again() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    let quarantine = |times: usize| {
+        for _ in 0..3 {
+            ask_for_the_end(&host, "segv");
+        }
+        let sentence = "an extension is quarantined";
+        eventually("it is quarantined", || {
+            let log = host.log().into_iter();
+            let told =
+                log.filter(|line| line["message"].as_str().unwrap_or("").starts_with(sentence));
+            told.count() == times
+        });
+        assert_eq!(host.get("/crasher/alive").status, 404);
+        assert_eq!(host.get("/c-sample/now").status, 200);
+    };
+    quarantine(1);
+    let [said] = &host.said_of("directus-extension-crasher")[..] else {
+        panic!("one entry");
+    };
+    assert_eq!(
+        (said["state"].as_str(), said["id"].as_str()),
+        (Some("quarantined"), Some("crasher"))
+    );
+    assert_eq!(said["error"]["code"], "QUARANTINED");
+    let why = said["error"]["message"].as_str().expect("a sentence");
+    assert!(
+        why.contains("it has ended the server 3 times within 600 s, last by SIGSEGV"),
+        "{why}"
+    );
+    assert!(
+        said["since"].as_str().expect("a time").starts_with("20"),
+        "{said}"
+    );
+    let listed = host.command(&["list", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert!(
+        listed
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|row| row["state"] == "quarantined"),
+        "{listed}"
+    );
+
+    // An administrator wants it again, by its id.
+    let reload = format!("POST /extensions/crasher/reload\nAuthorization: Bearer {ADMIN_TOKEN}");
+    assert_eq!(host.ask(&reload, "").status, 200);
+    assert_eq!(host.get("/crasher/alive").text(), "alive");
+
+    // It may fail as often as before.
+    quarantine(2);
+    // Another build of it is another thing.
+    let library = built::c_library("crasher.c", &["BUILD=2"]);
+    let dist = host
+        .folder()
+        .join("extensions/directus-extension-crasher/dist");
+    let [file] = &fs::read_dir(&dist)
+        .expect("dist")
+        .flatten()
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("one library");
+    };
+    fs::copy(library, dist.join("new")).expect("a copy");
+    fs::rename(dist.join("new"), file.path()).expect("a new library");
+    host.signal("HUP");
+    eventually("it is tried again", || {
+        host.get("/crasher/alive").status == 200
+    });
+}
+
+#[test]
+fn two_that_crash_by_turns_do_not_blame_each_other() {
+    let other = Extension::c("directus-extension-other", "crasher.c", &["ID=\"other\""]);
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&crasher(), &other])
+        .start();
+    for _ in 0..2 {
+        ask_for_the_end(&host, "segv");
+        let mut client = host.connect();
+        client.send("GET /other/abort HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(client.ends());
+    }
+    assert_eq!(host.get("/crasher/alive").text(), "alive");
+    assert_eq!(host.get("/other/alive").text(), "alive");
+    ask_for_the_end(&host, "segv");
+    eventually("one is left out", || {
+        host.get("/crasher/alive").status == 404
+    });
+    assert_eq!(host.get("/other/alive").text(), "alive");
+}
+
+// ---- Another server ----
+
+#[test]
+fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
+    let host = host();
+    let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut client = host.connect();
+                while !is_over.load(Ordering::Relaxed) {
+                    client.send("GET /c-sample/now HTTP/1.1\r\nHost: a\r\n\r\n");
+                    let answer = client.answer();
+                    assert_eq!((answer.status, answer.text()), (200, "hello from C"));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    if answer.header("connection") == Some("close") {
+                        client = host.connect();
+                    }
+                }
+            });
+        }
+        for _ in 0..5 {
+            let before = host.server_pid();
+            let done = host.command(&["upgrade", "--json"]);
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+            let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+            assert_eq!(said["replaced"], before);
+            assert_ne!(said["server"], before);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(answered.into_inner() > 100);
+    eventually("the old ones have ended", || host.servers().len() == 1);
+    assert_eq!(crashes(&host).len(), 0);
+    assert_eq!(host.stop().code, Some(0));
+}
+
+#[test]
+fn a_new_server_that_does_not_start_leaves_the_old_one_serving() {
+    let host = host();
+    let server = host.server_pid();
+    fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
+    let done = host.command_with("config-that-is-right.toml", "", &["upgrade"]);
+    assert!(!done.status.success());
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("the new server did not start"), "{said}");
+    assert_eq!(host.server_pid(), server);
+    assert_eq!(host.get("/c-sample/now").status, 200);
+}
+
+// ---- Start and end ----
+
+#[test]
+fn a_server_that_crashes_in_its_start_again_and_again_is_started_less_often() {
+    let crasher = Extension::c("directus-extension-crasher", "crasher.c", &["IN_CREATE"]);
+    let plan = Host::plan()
+        .supervised()
+        .config("trial_load = false\n[quarantine]\ncrashes = 0")
+        .extensions(&[&crasher, &Extension::good()]);
+    let host = plan.start_without_waiting();
+    let line =
+        host.said("the server crashes in its start again and again; the next one waits a moment");
+    assert_eq!(line["pause_ms"], 50);
+    let line = host.said(CRASHED);
+    assert_eq!(line["extension"], "directus-extension-crasher");
+    host.logged("the pause grows", |line| line["pause_ms"] == 400);
+}
+
+#[test]
+fn one_that_crashes_when_it_is_loaded_is_left_out_and_the_others_are_served() {
+    for define in ["IN_CREATE", "IN_INITIALISER"] {
+        let crasher = Extension::c("directus-extension-crasher", "crasher.c", &[define]);
+        // With a trial it is refused before; without one it ends the server, until it is left out.
+        for trial in [true, false] {
+            let host = Host::plan()
+                .supervised()
+                .config(&format!("trial_load = {trial}"))
+                .extensions(&[&crasher, &Extension::good()])
+                .start();
+            assert_eq!(host.get("/c-sample/now").status, 200);
+            let state = &host.said_of("directus-extension-crasher")[0]["state"];
+            assert_eq!(state, if trial { "refused" } else { "quarantined" });
+        }
+    }
+}
+
+#[test]
+fn what_the_server_cannot_start_with_ends_the_supervisor_with_its_code() {
+    let ended = Host::plan()
+        .supervised()
+        .config("must_load = true")
+        .extensions(&[&Extension::empty("directus-extension-a").manifest("")])
+        .fail();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.log.iter().any(|line| {
+        let sentence = line["message"].as_str().unwrap_or_default();
+        sentence.contains("must_load is set")
+    }));
+}
+
+#[test]
+fn the_server_ends_with_its_supervisor() {
+    let host = host();
+    let server = host.server_pid();
+    kill(host.pid(), "KILL");
+    eventually("the server has ended", || {
+        !std::path::Path::new(&format!("/proc/{server}")).exists()
+    });
+}
+
+#[test]
+fn one_signal_ends_both_and_both_end_well() {
+    for signal in ["TERM", "INT"] {
+        let host = host();
+        let server = host.server_pid();
+        host.signal(signal);
+        assert_eq!(host.ended().code, Some(0));
+        assert!(!std::path::Path::new(&format!("/proc/{server}")).exists());
+    }
+}
+
+#[test]
+fn systemd_is_told_how_things_stand() {
+    let folder = built::scratch();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a time");
+    let host = Host::plan()
+        .supervised()
+        .variable("NOTIFY_SOCKET", path.to_string_lossy())
+        .extensions(&[&Extension::good()])
+        .start();
+    let mut buffer = [0; 1_000];
+    let mut next = || {
+        let length = socket.recv(&mut buffer).expect("a message");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    assert!(next().contains("READY=1"));
+    host.signal("HUP");
+    let reloading = next();
+    assert!(
+        reloading.contains("RELOADING=1") && reloading.contains("MONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert!(next().contains("READY=1"));
+    host.signal("TERM");
+    assert!(next().contains("STOPPING=1"));
+    assert_eq!(host.ended().code, Some(0));
+}
+
+fn kill(pid: u32, signal: &str) {
+    let done = Command::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .status();
+    assert!(done.expect("kill runs").success());
+}
