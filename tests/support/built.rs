@@ -134,17 +134,20 @@ fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) -> boo
 
 /// A library from a C source of `fixtures/`, with macros: `NAME` or `NAME=value`.
 pub fn c_library(source: &str, defines: &[&str]) -> PathBuf {
-    type Libraries = HashMap<(String, String), Arc<OnceLock<PathBuf>>>;
+    /// Each with its number: who compiles one need not be who asked for it first.
+    type Libraries = HashMap<(String, String), (usize, Arc<OnceLock<PathBuf>>)>;
     static LIBRARIES: OnceLock<(TempDir, Mutex<Libraries>)> = OnceLock::new();
     let (folder, libraries) = LIBRARIES.get_or_init(|| (scratch(), Mutex::default()));
     let key = (source.to_owned(), defines.join(" "));
     let mut libraries = libraries.lock().expect("nothing panics under this lock");
-    let library = folder
-        .path()
-        .join(format!("libfixture{}.so", libraries.len()));
-    let slot = libraries.entry(key).or_default().clone();
+    let next = libraries.len();
+    let (number, slot) = libraries
+        .entry(key)
+        .or_insert_with(|| (next, Arc::default()))
+        .clone();
     drop(libraries);
     slot.get_or_init(|| {
+        let library = folder.path().join(format!("libfixture{number}.so"));
         compile(source, defines, &library);
         library
     })
