@@ -14,7 +14,7 @@ pub struct TcpSocket {
 }
 
 impl TcpSocket {
-    /// What a descriptor of it is called in /proc: "socket:[123]".
+    /// What a descriptor of it is called in /proc: `socket:[123]`.
     pub fn link(&self) -> String {
         format!("socket:[{}]", self.inode)
     }

@@ -6,7 +6,7 @@ use std::fs;
 use crate::platform::sockets::{self, TcpSocket};
 use crate::runtime::contract_checks::{self, Rule};
 
-/// What a descriptor stands for, as /proc shows it: "socket:[123]", "/tmp/file".
+/// What a descriptor stands for, as /proc shows it: `socket:[123]`, "/tmp/file".
 #[derive(Clone, PartialEq, Eq)]
 struct Open {
     target: String,
