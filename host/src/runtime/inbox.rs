@@ -18,12 +18,6 @@ pub trait Wake: Clone {
     fn wake(&self);
 }
 
-impl Wake for std::task::Waker {
-    fn wake(&self) {
-        self.wake_by_ref();
-    }
-}
-
 struct Content<J, W> {
     /// `None` after the worker has ended.
     jobs: Option<Vec<J>>,

@@ -3,6 +3,7 @@
 //! What a layer above keeps for each worker is a thread-local of that layer's.
 
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use super::crash_page::{CallMark, Inside, ThreadMark};
 use super::in_flight::InFlight;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Wake};
 use super::workers::Workers;
 use crate::platform::process;
 
@@ -65,6 +66,17 @@ impl Remote {
         match current().filter(|_| self.is_current()) {
             Some(worker) => job(worker),
             None => self.inbox.put(Box::new(job)),
+        }
+    }
+}
+
+impl Wake for Waker {
+    /// Tokio panics where the descriptor is gone that wakes a worker. The caller may be an extension's own thread, which no panic
+    /// must reach.
+    fn wake(&self) {
+        if catch_unwind(AssertUnwindSafe(|| self.wake_by_ref())).is_err() {
+            let sentence = "a worker cannot be woken, its descriptors were closed or replaced by the code of an extension; the process ends";
+            process::end_broken(sentence, &[]);
         }
     }
 }
