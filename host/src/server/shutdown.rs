@@ -20,9 +20,9 @@ use crate::platform::log::{self, Level};
 use crate::platform::process;
 use crate::platform::threads::COMPUTING;
 
-/// How long extensions may take behind the deadline to do without what was cancelled, and to stop.
+/// How long extensions may take after the deadline to do without what was cancelled, and to stop.
 const STOPPED_WITHIN: Duration = Duration::from_millis(700);
-/// When, behind the deadline, the process ends in any case: within a second, with what is left to be written.
+/// When, after the deadline, the process ends in any case: within a second, with what is left to be written.
 const FORCED_AFTER: Duration = Duration::from_millis(850);
 
 /// How a host has ended.

@@ -31,7 +31,7 @@ impl SizedStruct for ext_response {}
 impl SizedStruct for ext_error {}
 impl SizedStruct for ext_fetch {}
 
-/// A struct as far as its `struct_size` says; what lies behind that reads as zero.
+/// A struct as far as its `struct_size` says; what follows reads as zero.
 ///
 /// # Safety
 ///
