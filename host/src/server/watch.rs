@@ -15,7 +15,7 @@ use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
 use crate::platform::process::{self, EndsWithThread};
 use crate::platform::thread_locals::touch_thread_locals;
-use crate::runtime::crash_page::{Place, page};
+use crate::runtime::crash_page::{Place, ThreadMark, page};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -114,6 +114,8 @@ struct Seen {
     inside: (u64, u64),
     /// Since when it is there, by the first look that found it there.
     stuck_since: Option<Instant>,
+    /// Since when it blocks, and how long it will have when that is written next.
+    blocked: Option<(Instant, Duration)>,
     sign_count: u64,
     signs_missed: u32,
 }
@@ -188,13 +190,17 @@ impl Watched {
             }
             if is_same && inside.0 != 0 {
                 blocked += 1;
-                let name = workers.name_of(inside.0);
-                let name = name.as_deref().unwrap_or("unknown");
-                log::event(
-                    Level::Warn,
-                    "an extension blocks a worker; its route should be declared blocking",
-                    &[("extension", &name), ("worker", &number)],
-                );
+                let since = stuck.unwrap_or_else(Instant::now);
+                let (since, next) = seen.blocked.get_or_insert((since, Duration::ZERO));
+                let time = since.elapsed();
+                if time >= *next {
+                    // Each time twice as late: one that never comes back must not fill the log.
+                    *next = 2 * time;
+                    let name = workers.name_of(inside.0);
+                    report_blocked(number, mark, name.as_deref(), time);
+                }
+            } else {
+                seen.blocked = None;
             }
             let is_silent = is_same && inside.0 == 0 && seen.sign_count == sign_count;
             seen.sign_count = sign_count;
@@ -210,6 +216,21 @@ impl Watched {
         workers.set_blocked(blocked);
         workers.ask_for_sign_of_life();
     }
+}
+
+fn report_blocked(number: usize, mark: &ThreadMark, extension: Option<&str>, time: Duration) {
+    let (extension, blocked_ms) = (extension.unwrap_or("unknown"), time.as_millis());
+    let place = page().place_of(mark);
+    let (route, request) = place.map_or((None, None), |place| (place.route, place.request));
+    let mut fields: Vec<log::Field<'_>> = vec![
+        ("extension", &extension),
+        ("worker", &number),
+        ("blocked_ms", &blocked_ms),
+    ];
+    fields.extend(route.as_ref().map(|route| ("route", route as _)));
+    fields.extend(request.as_ref().map(|request| ("request", request as _)));
+    let sentence = "an extension blocks a worker; its route should be declared blocking";
+    log::event(Level::Warn, sentence, &fields);
 }
 
 /// What the supervisor is told of a worker that does not come back.
