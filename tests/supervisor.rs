@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::host::request;
 use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, built, eventually};
 
 const CRASHED: &str = "the server has crashed, and is started anew";
+const STOPPING: &str = "stopping: requests in flight are finished first";
 
 fn crasher() -> Extension {
     Extension::c("directus-extension-crasher", "crasher.c", &[])
@@ -324,6 +326,39 @@ fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
     eventually("the old ones have ended", || host.servers().len() == 1);
     assert_eq!(crashes(&host).len(), 0);
     assert_eq!(host.stop().code, Some(0));
+}
+
+#[test]
+fn connections_that_a_busy_worker_has_not_begun_are_served_when_the_server_is_replaced() {
+    let host = Host::plan()
+        .supervised()
+        .option("--workers=1")
+        .extensions(&[&Extension::probe(), &Extension::good()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut busy = host.connect();
+    busy.send(request(
+        &format!("GET /probe/block\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("an extension blocks a worker; its route should be declared blocking");
+    let descriptors = format!("/proc/{}/fd", host.server_pid());
+    let descriptors = || fs::read_dir(&descriptors).expect("the server runs").count();
+    let before = descriptors();
+    let mut waiting: [Connection; 8] = std::array::from_fn(|_| {
+        let mut client = host.connect();
+        client.send(request("GET /c-sample/now", b""));
+        client
+    });
+    eventually("all are accepted", || descriptors() >= before + 8);
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    host.said(STOPPING);
+    fs::write(gate, "").expect("a file");
+    assert_eq!(busy.answer().text(), "at last");
+    for client in &mut waiting {
+        assert_eq!(client.answer().text(), "hello from C");
+    }
 }
 
 #[test]
