@@ -362,6 +362,32 @@ fn connections_that_a_busy_worker_has_not_begun_are_served_when_the_server_is_re
 }
 
 #[test]
+fn a_server_that_was_replaced_finishes_what_it_has_begun_although_all_are_told_to_stop() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    client.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    host.said(STOPPING);
+    host.signal("TERM");
+    eventually("both stop, or the first has gone", || {
+        let log = host.log().into_iter();
+        log.filter(|line| line["message"] == STOPPING).count() == 2 && host.servers().len() == 1
+    });
+    fs::write(gate, "").expect("a file");
+    assert_eq!(client.answer().text(), "held");
+    assert_eq!(host.ended().code, Some(0));
+}
+
+#[test]
 fn a_new_server_that_does_not_start_leaves_the_old_one_serving() {
     let host = host();
     let server = host.server_pid();

@@ -237,13 +237,17 @@ impl Supervisor {
     // ---- What comes from outside ----
 
     fn stop(&mut self, signal: Signal) {
-        if !std::mem::replace(&mut self.is_stopping, true) {
+        let is_first = !std::mem::replace(&mut self.is_stopping, true);
+        if is_first {
             systemd::stopping();
         }
         self.restart_at = None;
         let within = self.shutdown + GRACE;
         for server in self.servers() {
-            server.tell_to_end(signal, within);
+            // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
+            if !is_first || server.kill_at.is_none() {
+                server.tell_to_end(signal, within);
+            }
         }
         if self.servers().next().is_none() {
             self.code = Some(ExitCode::SUCCESS);
