@@ -388,6 +388,30 @@ fn a_server_that_was_replaced_finishes_what_it_has_begun_although_all_are_told_t
 }
 
 #[test]
+fn an_upgrade_follows_when_another_server_is_about_to_take_over() {
+    let slow = Extension::c(
+        "directus-extension-slow",
+        "broken.c",
+        &["IN_CREATE=sleep(2)"],
+    );
+    let host = Host::plan()
+        .supervised()
+        .config("[limits]\nstuck_ms = 1_000\nshutdown_timeout_ms = 1_000")
+        .extensions(&[&crasher(), &slow])
+        .start();
+    let mut client = host.connect();
+    client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said("an extension keeps a worker; a new server takes over");
+    let upgraded = host.command(&["upgrade", "--json"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    let said: Value = serde_json::from_slice(&upgraded.stdout).expect("JSON");
+    assert_eq!(said["server"], host.server_pid());
+    let took_over = "a new server serves; the old one finishes what it has begun";
+    let log = host.log().into_iter();
+    assert_eq!(log.filter(|line| line["message"] == took_over).count(), 2);
+}
+
+#[test]
 fn a_new_server_that_does_not_start_leaves_the_old_one_serving() {
     let host = host();
     let server = host.server_pid();

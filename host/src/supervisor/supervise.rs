@@ -184,7 +184,12 @@ impl Supervisor {
 
     /// Starts a server beside the one that serves, to take its place.
     fn replace(&mut self, why: Why) {
-        if self.is_stopping || self.next.is_some() {
+        if self.is_stopping {
+            return;
+        }
+        if let Some((_, other)) = &self.next {
+            // Where that is no upgrade, it may have been started before the binary was put in place: this one follows it.
+            self.is_upgrade_wanted |= why == Why::Upgrade && *other == Why::Stuck;
             return;
         }
         if self
