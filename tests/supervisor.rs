@@ -2,6 +2,8 @@
 //! meanwhile waits.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -493,6 +495,29 @@ fn one_signal_ends_both_and_both_end_well() {
         assert_eq!(host.ended().code, Some(0));
         assert!(!std::path::Path::new(&format!("/proc/{server}")).exists());
     }
+}
+
+#[test]
+fn who_connects_while_the_last_requests_are_finished_is_refused() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    client.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    host.signal("TERM");
+    eventually("the port is closed", || {
+        let refused = TcpStream::connect(host.address()).err();
+        refused.is_some_and(|cause| cause.kind() == ErrorKind::ConnectionRefused)
+    });
+    fs::write(gate, "").expect("a file");
+    assert_eq!(client.answer().text(), "held");
+    assert_eq!(host.ended().code, Some(0));
 }
 
 #[test]
