@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, built, eventually};
 
 const CRASHED: &str = "the server has crashed, and is started anew";
+const STUCK: &str = "an extension keeps a worker; a new server takes over";
 
 fn crasher() -> Extension {
     Extension::c("directus-extension-crasher", "crasher.c", &[])
@@ -109,8 +111,7 @@ fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
     let hang = "GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut client = host.connect();
     client.send(hang);
-    let sentence = "an extension keeps a worker; a new server takes over";
-    let line = host.said(sentence);
+    let line = host.said(STUCK);
     assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
     assert_eq!(line["route"], "GET /crasher/hang", "{line}");
     host.said("a new server serves; the old one finishes what it has begun");
@@ -133,6 +134,67 @@ fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
         servers.len() == 1 && servers[0] != second
     });
     assert_eq!(host.get("/crasher/alive").status, 404);
+}
+
+/// A host of which the next server takes a while to start, and one worker never comes back; the other serves.
+fn with_a_stuck_worker() -> (Host, Connection) {
+    let slow = Extension::c("directus-extension-crasher", "crasher.c", &["SLOW_CREATE"]);
+    let host = Host::plan()
+        .supervised()
+        .config("trial_load = false\n[limits]\nstuck_ms = 1_500\nshutdown_timeout_ms = 2_000")
+        .extensions(&[&slow, &Extension::good()])
+        .start();
+    let mut client = host.connect();
+    client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said(STUCK);
+    (host, client)
+}
+
+#[test]
+fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() {
+    let (host, mut stuck) = with_a_stuck_worker();
+    let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        assert!(ask_on_a_new_connection(&host), "a connection is lost");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        assert!(stuck.ends(), "the server that is stuck is ended");
+        eventually("the new server is alone", || host.servers().len() == 1);
+        is_over.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("each is answered");
+        }
+    });
+    assert!(answered.into_inner() > 16);
+}
+
+#[test]
+fn a_server_that_nobody_takes_over_from_accepts_connections_again() {
+    let (host, _stuck) = with_a_stuck_worker();
+    // In the middle of its start.
+    eventually("the next server starts", || host.servers().len() == 2);
+    kill(host.server_pid(), "KILL");
+    host.said("the new server did not start; the old one serves on");
+    // One of two goes to the worker that is well.
+    let server = host.server_pid();
+    let (answers, answered) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let answers = answers.clone();
+            let host = &host;
+            scope.spawn(move || answers.send(ask_on_a_new_connection(host)));
+        }
+        assert!(answered.recv().expect("an answer"));
+        kill(host.pid(), "KILL");
+        kill(server, "KILL");
+    });
 }
 
 #[test]

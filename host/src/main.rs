@@ -160,7 +160,7 @@ fn sockets(
         fatal_signals::install()?;
     }
     let link = Arc::new(link);
-    end_with_supervisor(link.clone())?;
+    obey_supervisor(link.clone())?;
     let supervision = Supervision {
         link: Some(link),
         quarantined: handover.quarantined,
@@ -168,16 +168,16 @@ fn sockets(
     Ok((supervision, handover.listeners))
 }
 
-/// Has the server stop when its supervisor has gone: nobody else could tell it to.
-fn end_with_supervisor(link: Arc<Link>) -> io::Result<()> {
-    let wait = move || {
-        link.wait_until_alone();
+/// Has the server do what its supervisor says, and stop when that has gone: nobody else could tell it to.
+fn obey_supervisor(link: Arc<Link>) -> io::Result<()> {
+    let obey = move || {
+        link.obey();
         log::error("the supervisor has gone; the server stops", &[]);
         // Err: it is stopping already.
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
     };
     let thread = std::thread::Builder::new().name("supervisor".to_owned());
-    thread.spawn(wait).map(drop)
+    thread.spawn(obey).map(drop)
 }
 
 /// Ends the process when its own work is done.

@@ -14,6 +14,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 /// A page and so many sockets fit into one message.
 const DESCRIPTORS_MAX: usize = 64;
@@ -43,6 +44,23 @@ pub struct Quarantined {
     pub why: String,
 }
 
+/// An extension's code in which a thread was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The extension.
+    pub extension: String,
+    /// The ids under which it was served; none before it was mounted.
+    pub ids: Vec<String>,
+    /// Which files the build was made of.
+    pub fingerprint: u64,
+    /// Its build.
+    pub generation: u64,
+    /// The route, where it worked for a request.
+    pub route: Option<String>,
+    /// That request's id.
+    pub request: Option<String>,
+}
+
 /// What a server tells its supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -51,20 +69,11 @@ pub enum Notice {
     Ready,
     /// It has looked at its extensions again, as SIGHUP asks.
     Reloaded,
-    /// A worker does not come back from an extension.
+    /// A worker does not come back from an extension. The server accepts no connections until it hears
+    /// [`AcceptAgain`](Order::AcceptAgain): one that comes to that worker would be lost.
     Stuck {
-        /// The extension.
-        extension: String,
-        /// Its ids.
-        ids: Vec<String>,
-        /// Which files.
-        fingerprint: u64,
-        /// Which build.
-        generation: u64,
-        /// For which route it was called, where it was for a request.
-        route: Option<String>,
-        /// That request's id.
-        request: Option<String>,
+        /// Where it is.
+        place: Place,
         /// For how long already.
         stuck_ms: u64,
     },
@@ -73,6 +82,28 @@ pub enum Notice {
         /// Its folder's name.
         extension: String,
     },
+}
+
+/// What a supervisor tells its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Order {
+    /// No other server has taken its place: connections are its own again.
+    AcceptAgain,
+}
+
+impl Order {
+    /// Gives the order, without waiting for anything: a server that does not read has come to its end.
+    pub fn give(self, to: &UnixStream) {
+        // Err: see above.
+        let _ = write_line(to, &self);
+    }
+}
+
+fn write_line(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    to.write_all(&line)
 }
 
 /// The first line.
@@ -147,6 +178,8 @@ impl Handover {
 /// A server's way to its supervisor.
 pub struct Link {
     stream: Mutex<UnixStream>,
+    /// See [`Order::AcceptAgain`].
+    accept_again: Notify,
 }
 
 impl Link {
@@ -157,23 +190,27 @@ impl Link {
     pub fn from_stdin() -> io::Result<(Self, Handover)> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let handover = Handover::receive(&stream)?;
-        let stream = Mutex::new(stream);
-        Ok((Self { stream }, handover))
+        let link = Self {
+            stream: Mutex::new(stream),
+            accept_again: Notify::new(),
+        };
+        Ok((link, handover))
     }
 
     /// Tells the supervisor something. Where it has gone, nobody needs to know.
     pub fn tell(&self, notice: &Notice) {
-        let Ok(mut line) = serde_json::to_vec(notice) else {
-            return;
-        };
-        line.push(b'\n');
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         // Err: see above.
-        let _ = stream.write_all(&line);
+        let _ = write_line(&stream, notice);
     }
 
-    /// Waits until the supervisor has gone. Blocks: for a thread of its own.
-    pub fn wait_until_alone(&self) {
+    /// Waits until connections are to be accepted again.
+    pub async fn accept_again(&self) {
+        self.accept_again.notified().await;
+    }
+
+    /// Takes orders until the supervisor has gone. Blocks: for a thread of its own.
+    pub fn obey(&self) {
         let stream = self
             .stream
             .lock()
@@ -182,9 +219,12 @@ impl Link {
         let Ok(stream) = stream else {
             return;
         };
-        // The supervisor says nothing: what ends the lines is its end.
-        let lines = BufReader::new(stream).lines();
-        lines.map_while(Result::ok).for_each(drop);
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            // A newer supervisor may know more to say.
+            if let Ok(Order::AcceptAgain) = serde_json::from_str(&line) {
+                self.accept_again.notify_one();
+            }
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use std::sync::atomic::{
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::platform::handover::Place;
+
 /// Says how the page is laid out: another host's supervisor may read it, after an upgrade. To be counted up with each change.
 const LAYOUT: u64 = 1;
 /// So many threads can be inside extensions and be told apart; all beyond share the last mark.
@@ -108,23 +110,6 @@ pub struct CallMark {
     pub request: [u8; 16],
     /// See [`CrashPage::add_text`].
     pub route: u32,
-}
-
-/// An extension's code in which a thread was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The extension.
-    pub extension: String,
-    /// The ids under which it was served; none before it was mounted.
-    pub ids: Vec<String>,
-    /// Which files the build was made of.
-    pub fingerprint: u64,
-    /// Its build.
-    pub generation: u64,
-    /// The route, where it worked for a request.
-    pub route: Option<String>,
-    /// That request's id.
-    pub request: Option<String>,
 }
 
 /// The page of this process; made at the first call, where [`adopt`] has not given another.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
@@ -16,7 +16,7 @@ use super::shutdown::{self, Ended, Signals};
 use super::watch::{Descriptor, Watch};
 use crate::extension::reload_thread::ReloadError;
 use crate::extension::watcher::Watcher;
-use crate::platform::handover::Notice;
+use crate::platform::handover::{Link, Notice};
 use crate::platform::log::{self, Level};
 use crate::platform::thread_locals::touch_thread_locals;
 
@@ -78,10 +78,12 @@ pub async fn run_until(
         .transpose()
         .map_err(ServeError::Run)?;
     let signals_kept = KeptSignals::now().map_err(ServeError::Run)?;
-    let watch = Watch::start(host.clone(), descriptors, signals_kept).map_err(ServeError::Run)?;
+    let watch = Watch::start(host.clone(), server.clone(), descriptors, signals_kept)
+        .map_err(ServeError::Run)?;
     host.catalog.workers.keep_alive(true);
     listening(&addresses);
     if let Some(link) = &host.link {
+        actix_rt::spawn(accept_again(link.clone(), server.clone()));
         link.tell(&Notice::Ready);
     }
     let end = tokio::select! {
@@ -118,6 +120,14 @@ enum End {
     Signal(&'static str),
     /// The caller said so.
     Ordered,
+}
+
+/// Accepts connections again where the supervisor says so: see [`Notice::Stuck`].
+async fn accept_again(link: Arc<Link>, server: ServerHandle) {
+    loop {
+        link.accept_again().await;
+        server.resume().await;
+    }
 }
 
 /// SIGHUP: look at the extensions folder and the environment now, and try again what was refused for a cause that may have passed.

@@ -4,8 +4,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use crate::platform::child::signal_name;
+use crate::platform::handover::Place;
 use crate::platform::log::{self, Level};
-use crate::runtime::crash_page::{Mapping, Place};
+use crate::runtime::crash_page::Mapping;
 
 /// How a server has ended.
 pub struct Ending {

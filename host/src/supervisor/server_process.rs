@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::platform::handover::{Handover, Notice, Quarantined};
+use crate::platform::handover::{Handover, Notice, Order, Quarantined};
 use crate::runtime::crash_page::{self, Mapping};
 
 /// How servers are started.
@@ -47,6 +47,7 @@ pub struct ServerProcess {
     /// When it is to be killed: it was told to end before.
     pub kill_at: Option<Instant>,
     page: File,
+    orders: UnixStream,
 }
 
 impl ServerProcess {
@@ -82,6 +83,7 @@ impl ServerProcess {
             .spawn()?;
         let pid = child.id().unwrap_or_default();
         here.set_nonblocking(true)?;
+        let orders = here.try_clone()?;
         let lines = BufReader::new(tokio::net::UnixStream::from_std(here)?).lines();
         tokio::task::spawn_local(follow(number, child, lines, events));
         Ok(Self {
@@ -90,6 +92,7 @@ impl ServerProcess {
             ready: None,
             kill_at: None,
             page,
+            orders,
         })
     }
 
@@ -102,6 +105,11 @@ impl ServerProcess {
     pub fn tell_to_end(&mut self, signal: Signal, within: Duration) {
         self.signal(signal);
         self.kill_at.get_or_insert(Instant::now() + within);
+    }
+
+    /// Tells it something.
+    pub fn order(&self, order: Order) {
+        order.give(&self.orders);
     }
 
     /// Sends it a signal.
