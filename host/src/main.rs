@@ -156,9 +156,8 @@ fn sockets(
         return Ok((Supervision::default(), listeners));
     }
     let (link, handover) = Link::from_stdin()?;
-    if crash_page::adopt(&handover.page).is_ok() {
-        fatal_signals::install()?;
-    }
+    // Err: a page of its own does as well for everybody but the supervisor.
+    let _ = crash_page::adopt(&handover.page);
     let link = Arc::new(link);
     obey_supervisor(link.clone())?;
     let supervision = Supervision {
@@ -192,6 +191,7 @@ fn serve(
     ready: impl FnOnce(),
 ) -> Result<Ended, Box<dyn std::error::Error>> {
     let _ends = process::EndsWithThread;
+    fatal_signals::install(host.link.is_some())?;
     log::write_in_background();
     threads::start()?;
     let listening = |addresses: &[std::net::SocketAddr]| {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,8 @@ pub struct Host {
 pub struct Ended {
     /// Its exit code; none where a signal ended it.
     pub code: Option<i32>,
+    /// The signal that ended it; none where it ended by itself.
+    pub signal: Option<i32>,
     pub log: Vec<Value>,
 }
 
@@ -484,6 +487,7 @@ impl Process {
         let status = self.child.wait().expect("it has ended");
         Ended {
             code: status.code(),
+            signal: status.signal(),
             log: self.log.so_far(),
         }
     }
