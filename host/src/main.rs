@@ -1,7 +1,6 @@
 //! The command line of the host: arguments, settings, the command. An error is one sentence and an exit code.
 
 use std::io;
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,8 @@ use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::handover::Link;
-use extension_host::platform::{listen, log, process, threads};
+use extension_host::platform::listen::{self, Listeners};
+use extension_host::platform::{log, process, threads};
 use extension_host::runtime::{crash_page, fatal_signals};
 use extension_host::server::{self, Ended, Host, Supervision};
 use extension_host::supervisor::{self, upgrade};
@@ -150,7 +150,7 @@ fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
 fn sockets(
     cli: &Cli,
     config: &Config,
-) -> Result<(Supervision, Vec<TcpListener>), Box<dyn std::error::Error>> {
+) -> Result<(Supervision, Listeners), Box<dyn std::error::Error>> {
     if !cli.is_supervised() {
         let listeners = listen::open(&config.host, config.port)?;
         return Ok((Supervision::default(), listeners));
@@ -187,7 +187,7 @@ fn end(code: u8) -> ! {
 
 fn serve(
     host: Arc<Host>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     ready: impl FnOnce(),
 ) -> Result<Ended, Box<dyn std::error::Error>> {
     let _ends = process::EndsWithThread;

@@ -262,6 +262,12 @@ impl Host {
         assert!(done.expect("sh runs").success());
     }
 
+    /// Whether it has ended, although what it has left behind may still write to its log.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.process.child.try_wait();
+        ended.expect("it is a child").is_some()
+    }
+
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn ended(self) -> Ended {
@@ -271,10 +277,7 @@ impl Host {
     /// The same, where nobody reads what it says before it has ended.
     #[track_caller]
     pub fn ended_unread(mut self) -> Ended {
-        eventually("the host ends", || {
-            let ended = self.process.child.try_wait();
-            ended.expect("it is a child").is_some()
-        });
+        eventually("the host ends", || self.has_ended());
         self.read_log();
         self.process.ended()
     }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{
@@ -16,6 +17,8 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::listen::Listeners;
+
 /// A page and so many sockets fit into one message.
 const DESCRIPTORS_MAX: usize = 64;
 
@@ -24,7 +27,7 @@ pub struct Handover {
     /// Where it notes who is inside which extension.
     pub page: File,
     /// What it listens on.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Listeners,
     /// What it is not to load.
     pub quarantined: Vec<Quarantined>,
 }
@@ -110,6 +113,7 @@ fn write_line(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
 #[derive(Serialize, Deserialize)]
 struct Opening {
     quarantined: Vec<Quarantined>,
+    own_listeners: bool,
 }
 
 impl Handover {
@@ -120,11 +124,12 @@ impl Handover {
     pub fn send(&self, to: &UnixStream) -> io::Result<()> {
         let opening = Opening {
             quarantined: self.quarantined.clone(),
+            own_listeners: self.listeners.are_own,
         };
         let mut line = serde_json::to_vec(&opening)?;
         line.push(b'\n');
         let mut descriptors = vec![self.page.as_fd()];
-        descriptors.extend(self.listeners.iter().map(AsFd::as_fd));
+        descriptors.extend(self.listeners.sockets.iter().map(AsFd::as_fd));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
@@ -164,12 +169,18 @@ impl Handover {
             (&*from).read_exact(&mut byte)?;
             line.push(byte[0]);
         }
-        let Opening { quarantined } = serde_json::from_slice(&line)?;
+        let Opening {
+            quarantined,
+            own_listeners,
+        } = serde_json::from_slice(&line)?;
         let mut descriptors = descriptors.into_iter();
         let page = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(Self {
             page: page.into(),
-            listeners: descriptors.map(TcpListener::from).collect(),
+            listeners: Listeners {
+                sockets: descriptors.map(TcpListener::from).collect(),
+                are_own: own_listeners,
+            },
             quarantined,
         })
     }
@@ -180,6 +191,7 @@ pub struct Link {
     stream: Mutex<UnixStream>,
     /// See [`Order::AcceptAgain`].
     accept_again: Notify,
+    is_alone: AtomicBool,
 }
 
 impl Link {
@@ -193,6 +205,7 @@ impl Link {
         let link = Self {
             stream: Mutex::new(stream),
             accept_again: Notify::new(),
+            is_alone: AtomicBool::new(false),
         };
         Ok((link, handover))
     }
@@ -207,6 +220,11 @@ impl Link {
     /// Waits until connections are to be accepted again.
     pub async fn accept_again(&self) {
         self.accept_again.notified().await;
+    }
+
+    /// Whether the supervisor has gone, so that nobody takes over.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
     }
 
     /// Takes orders until the supervisor has gone. Blocks: for a thread of its own.
@@ -225,6 +243,7 @@ impl Link {
                 self.accept_again.notify_one();
             }
         }
+        self.is_alone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -246,7 +265,10 @@ mod tests {
         }];
         let handover = Handover {
             page: tempfile::tempfile().unwrap(),
-            listeners: vec![listener],
+            listeners: Listeners {
+                sockets: vec![listener],
+                are_own: true,
+            },
             quarantined: quarantined.clone(),
         };
         handover.send(&here).unwrap();
@@ -254,7 +276,7 @@ mod tests {
         drop(handover);
         let received = Handover::receive(&there).unwrap();
         assert_eq!(received.quarantined, quarantined);
-        assert_eq!(received.listeners[0].local_addr().unwrap(), address);
+        assert_eq!(received.listeners.sockets[0].local_addr().unwrap(), address);
         let mut more = [0; 4];
         (&there).read_exact(&mut more).unwrap();
         assert_eq!(&more, b"more");

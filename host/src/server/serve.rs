@@ -1,7 +1,7 @@
 //! Starts the workers.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
@@ -17,6 +17,7 @@ use super::watch::{Descriptor, Watch};
 use crate::extension::reload_thread::ReloadError;
 use crate::extension::watcher::Watcher;
 use crate::platform::handover::{Link, Notice};
+use crate::platform::listen::Listeners;
 use crate::platform::log::{self, Level};
 use crate::platform::thread_locals::touch_thread_locals;
 
@@ -27,7 +28,7 @@ use crate::platform::thread_locals::touch_thread_locals;
 /// Where a listener cannot be used or the event loop fails.
 pub async fn run(
     host: Arc<Host>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     listening: impl FnOnce(&[SocketAddr]),
 ) -> Result<Ended, ServeError> {
     run_until(host, listeners, listening, std::future::pending()).await
@@ -39,7 +40,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_until(
     host: Arc<Host>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     listening: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()> + 'static,
 ) -> Result<Ended, ServeError> {
@@ -52,7 +53,11 @@ pub async fn run_until(
         .shutdown_timeout(config.limits.shutdown_timeout_ms.div_ceil(1_000).max(1))
         .disable_signals();
     let (mut addresses, mut descriptors) = (Vec::new(), Vec::new());
-    for listener in listeners {
+    // Err: a run before this one has left its own.
+    let _ = host
+        .listeners
+        .set(listeners.try_clone().map_err(ServeError::Run)?);
+    for listener in listeners.sockets {
         addresses.extend(listener.local_addr());
         descriptors.extend(Descriptor::of(&listener));
         let factory = Factory { host: host.clone() };

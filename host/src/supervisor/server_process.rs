@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -16,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::platform::handover::{Handover, Notice, Order, Quarantined};
+use crate::platform::listen::Listeners;
 use crate::runtime::crash_page::{self, Mapping};
 
 /// How servers are started.
@@ -25,7 +25,7 @@ pub struct Launch {
     /// Its arguments.
     pub arguments: Vec<OsString>,
     /// What it listens on.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Listeners,
 }
 
 /// What happens to a server, by its number.
@@ -63,10 +63,9 @@ impl ServerProcess {
     ) -> io::Result<Self> {
         let (here, there) = UnixStream::pair()?;
         let page = crash_page::anonymous()?;
-        let listeners = launch.listeners.iter().map(TcpListener::try_clone);
         let handover = Handover {
             page: page.try_clone()?,
-            listeners: listeners.collect::<io::Result<_>>()?,
+            listeners: launch.listeners.try_clone()?,
             quarantined: quarantined.to_vec(),
         };
         handover.send(&here)?;

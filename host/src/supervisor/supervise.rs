@@ -147,6 +147,7 @@ impl Supervisor {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => self.on_deadline(),
             }
             if let Some(code) = self.code {
+                self.launch.listeners.shut_down();
                 return Ok(code);
             }
         }
