@@ -94,6 +94,7 @@ pub async fn stop(
         () = stop_in_order(host, server, deadline) => {}
         name = signals.next() => {
             log::event(Level::Info, "stopping now", &[("signal", &name)]);
+            host.shut_down_listeners();
             // Who asks twice does not want to wait for hooks.
             host.catalog.copies.end();
             process::force_end(process::DONE);
@@ -114,6 +115,8 @@ async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instan
         host.catalog.report_requests();
         host.catalog.workers.on_each(|_| connections().close());
     }
+    // Nothing is accepted any more.
+    host.shut_down_listeners();
     let deadline = deadline + STOPPED_WITHIN;
     host.catalog.begin_end(deadline);
     // Beside that: no extension uses it, and one may never come back from its hook.
@@ -142,6 +145,7 @@ pub async fn finish_connections(host: &Host, server: &ServerHandle) {
 
 /// Ends the process although something does not come to its end, and names that.
 pub fn force_end(host: &Host) -> ! {
+    host.shut_down_listeners();
     report_left(host);
     log::event(
         Level::Error,
