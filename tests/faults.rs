@@ -765,31 +765,49 @@ fn what_is_released_while_it_is_sent_may_call_the_host() {
 
 // ---- Structs ----
 
-#[test]
-fn nothing_is_read_behind_the_size_that_a_struct_says() {
+/// What the host makes of structs that end before some of their fields, or do not say where they end.
+fn structs_are_read(defines: &[&str], are_whole: bool) {
     let upstream = Upstream::saying("from upstream");
-    let short = Extension::c("directus-extension-short", "short_structs.c", &[])
+    let short = Extension::c("directus-extension-short", "short_structs.c", defines)
         .manifest("[env]\noptional = [\"UPSTREAM\"]\n[fetch]\nallow = [\"$UPSTREAM\"]");
     let host = Host::plan()
         .dotenv("UPSTREAM", upstream.url())
         .extensions(&[&short, &Extension::good()])
         .start();
+    // What stands behind the end of a struct that says it.
+    let behind = are_whole.then_some("yes");
     let answer = host.get("/short/respond");
-    assert_eq!((answer.status, answer.text()), (202, ""));
+    let body = if are_whole { "a body" } else { "" };
+    assert_eq!((answer.status, answer.text()), (202, body));
     assert_eq!(answer.header("x-short"), Some("yes"));
-    assert_eq!(host.get("/short/fail").error(), (418, "SHORT".into()));
+    let answer = host.get("/short/fail");
+    assert_eq!(answer.error(), (418, "SHORT".into()));
+    assert_eq!(answer.message() == "a message", are_whole);
     let answer = host.get("/short/stream");
     assert_eq!((answer.status, answer.text()), (201, "streamed"));
+    assert_eq!(answer.header("x-behind"), behind);
     assert_eq!(host.get("/short/head").status, 200);
     let call = upstream.call();
     assert_eq!(
         (call.method.as_str(), call.target.as_str()),
         ("PUT", "/short")
     );
+    assert_eq!(call.header("x-behind"), behind);
     assert!(call.body.is_empty());
     let answer = host.get("/short/relay");
     assert_eq!((answer.status, answer.text()), (203, "from upstream"));
+    assert_eq!(answer.header("x-behind"), behind);
     assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+}
+
+#[test]
+fn nothing_is_read_behind_the_size_that_a_struct_says() {
+    structs_are_read(&[], false);
+}
+
+#[test]
+fn a_struct_that_says_no_size_is_that_of_the_first_version() {
+    structs_are_read(&["NO_SIZE"], true);
 }
 
 // ---- Two answers at once ----

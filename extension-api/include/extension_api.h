@@ -7,7 +7,8 @@
  * How it stays compatible
  *   - What is released never changes: no name, layout, number, owner, lifetime or thread. New things are added at the end.
  *   - Every table and every struct that may grow begins with `struct_size`: the size that its writer knew. What lies beyond
- *     it reads as absent (zero). Set it with sizeof.
+ *     it reads as absent (zero). Set it with sizeof. (0 in a struct that an extension hands over stands for the size that the
+ *     struct has in 1.0.)
  *   - Unknown numbers (a status, a flag, a level) are to be expected: treat an unknown status as failure.
  *   - Larger features come through `get_interface(id)`.
  *

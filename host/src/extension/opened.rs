@@ -11,7 +11,7 @@ use extension_api::abi::{EXT_OK, ext_callbacks};
 use super::backend::Backend;
 use super::context::{Context, Declared};
 use super::error::{ID_BYTES_MAX, Reason};
-use super::hook_thread::HookThread;
+use super::hook_thread::{HookThread, NoResult};
 use super::in_process::InProcess;
 use super::library::{Checked, LoadedLibrary};
 use super::loaded::{Endpoint, Extension};
@@ -99,8 +99,11 @@ impl OpenedExtension {
                 let _inside = thread.enter(number, CallMark::default());
                 called.create(context)
             })
-            .ok_or(Reason::CreateTimeout {
-                waited_ms: defaults.create_timeout_ms,
+            .map_err(|cause| match cause {
+                NoResult::Timeout => Reason::CreateTimeout {
+                    waited_ms: defaults.create_timeout_ms,
+                },
+                NoResult::NoThread(source) => Reason::NoThread { source },
             })?;
         let Declared {
             endpoints,

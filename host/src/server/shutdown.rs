@@ -20,6 +20,8 @@ use crate::platform::log::{self, Level};
 use crate::platform::process;
 use crate::platform::threads::COMPUTING;
 
+/// How long a connection may take from the listener to its worker.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(100);
 /// How long extensions may take after the deadline to do without what was cancelled, and to stop.
 const STOPPED_WITHIN: Duration = Duration::from_millis(700);
 /// When, after the deadline, the process ends in any case: within a second, with what is left to be written.
@@ -92,6 +94,7 @@ pub async fn stop(
         () = stop_in_order(host, server, deadline) => {}
         name = signals.next() => {
             log::event(Level::Info, "stopping now", &[("signal", &name)]);
+            host.shut_down_listeners();
             // Who asks twice does not want to wait for hooks.
             host.catalog.copies.end();
             process::force_end(process::DONE);
@@ -104,15 +107,16 @@ pub async fn stop(
 }
 
 async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instant) {
-    finish_connections(host);
     let is_finished = timeout(
         deadline.saturating_duration_since(Instant::now()),
-        server.stop(true),
+        finish_connections(host, server),
     );
     if is_finished.await.is_err() {
         host.catalog.report_requests();
         host.catalog.workers.on_each(|_| connections().close());
     }
+    // Nothing is accepted any more.
+    host.shut_down_listeners();
     let deadline = deadline + STOPPED_WITHIN;
     host.catalog.begin_end(deadline);
     // Beside that: no extension uses it, and one may never come back from its hook.
@@ -125,14 +129,23 @@ async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instan
     }
 }
 
-/// Has each worker close its connections as soon as nothing is in flight on them.
-pub fn finish_connections(host: &Host) {
+/// Has each worker close its connections as soon as nothing is in flight on them, and end when it has none.
+///
+/// A worker that is told to end drops the connections that were accepted for it and that it has not begun. Therefore nothing is
+/// accepted any more, and the workers take what there is, before they are told.
+pub async fn finish_connections(host: &Host, server: &ServerHandle) {
     host.is_stopping.store(true, Ordering::Relaxed);
+    let paused = server.pause();
     host.catalog.workers.on_each(|_| connections().stop());
+    paused.await;
+    sleep(ACCEPTED_WITHIN).await;
+    host.catalog.workers.come_round().await;
+    server.stop(true).await;
 }
 
 /// Ends the process although something does not come to its end, and names that.
 pub fn force_end(host: &Host) -> ! {
+    host.shut_down_listeners();
     report_left(host);
     log::event(
         Level::Error,
