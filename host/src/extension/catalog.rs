@@ -141,8 +141,8 @@ impl Catalog {
             .all(|end| end.is_over.load(Ordering::Acquire))
     }
 
-    /// Says, once, which of those extensions have not been stopped and destroyed, and forgets them all; also of a replaced build, where a
-    /// worker is still in it. Tells whether there is any.
+    /// Says, once, which of those extensions have not been stopped and destroyed, and forgets them all. Tells whether there is any. Beside
+    /// that, says where a worker is still in a build that was replaced.
     pub fn report_left(&self) -> bool {
         let mut ending = std::mem::take(&mut *self.ending());
         ending.retain(|end| !end.is_destroyed());
@@ -151,7 +151,7 @@ impl Catalog {
             .map(|(worker, mark)| (worker, mark.build()))
             .filter(|(_, build)| *build != 0)
             .collect();
-        let is_any = !ending.is_empty() || !inside.is_empty();
+        let is_any = !ending.is_empty();
         if self.is_left_told.swap(true, Ordering::Relaxed) {
             return is_any;
         }
