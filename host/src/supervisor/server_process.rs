@@ -109,7 +109,7 @@ impl ServerProcess {
         if count != self.alive.0 {
             self.alive = (count, Instant::now());
         }
-        (self.ready.is_some()).then_some(self.alive.1)
+        self.ready.map(|ready| ready.max(self.alive.1))
     }
 
     /// What it has left behind; `None`: it cannot be read.
