@@ -21,9 +21,11 @@ use crate::runtime::crash_page::page;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// So many looks without a sign of life, and a worker is taken for dead. It is in no extension's code meanwhile, and the host's own
-/// takes milliseconds.
-const SIGNS_MISSED_MAX: u32 = 10;
+/// So many looks at which a worker has done nothing, and it is asked whether it still can: seldom, so that an idle host sleeps.
+const QUIET_LOOKS: u32 = 10;
+/// So many looks without an answer, and it is taken for dead. It is in no extension's code meanwhile, and the host's own takes
+/// milliseconds.
+const UNANSWERED_LOOKS_MAX: u32 = 10;
 
 /// See the module's text. Ends with the drop.
 pub struct Watch(Arc<Orders>);
@@ -121,7 +123,8 @@ struct Seen {
     /// Since when it is there, by the first look that found it there.
     stuck_since: Option<Instant>,
     sign_count: u64,
-    signs_missed: u32,
+    /// How many looks have found it as it was before, in no extension.
+    quiet_looks: u32,
 }
 
 impl Watched {
@@ -205,19 +208,22 @@ impl Watched {
                     &[("extension", &name), ("worker", &number)],
                 );
             }
-            let is_silent = is_same && inside.0 == 0 && seen.sign_count == sign_count;
+            let is_quiet = is_same && inside.0 == 0 && seen.sign_count == sign_count;
             seen.sign_count = sign_count;
-            seen.signs_missed = match is_silent && !may_be_silent {
-                true => seen.signs_missed + 1,
+            seen.quiet_looks = match is_quiet && !may_be_silent {
+                true => seen.quiet_looks + 1,
                 false => 0,
             };
-            if seen.signs_missed > SIGNS_MISSED_MAX {
+            if seen.quiet_looks == QUIET_LOOKS {
+                workers.ask_for_sign_of_life(number);
+            }
+            if seen.quiet_looks > QUIET_LOOKS + UNANSWERED_LOOKS_MAX {
                 let sentence = "a worker does not answer although it is in no extension: its descriptors were closed or replaced, perhaps; the process ends";
                 process::end_broken(sentence, &[("worker", &number)]);
             }
         }
         workers.set_blocked(blocked);
-        workers.ask_for_sign_of_life();
+        workers.look_for_jobs_left();
     }
 }
 
