@@ -14,7 +14,7 @@ use crate::identity_support::{add_user, database, execute, me, new_token, plan_o
 use crate::support::cut::{Cut, Line};
 use crate::support::disk::Disk;
 use crate::support::host::request;
-use crate::support::{ADMIN_TOKEN, Answer, Connection, Host, eventually};
+use crate::support::{ADMIN_TOKEN, Answer, Connection, End, Host, eventually};
 
 const UNCHANGEABLE: &str = "the store cannot be changed: nobody can sign in";
 const CHANGEABLE: &str = "the store can be changed again";
@@ -272,15 +272,6 @@ impl Client {
         }
         client.last = ask(&mut connection).status;
         client
-    }
-}
-
-/// Lets the clients end, also where the test has failed meanwhile.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, built, eventually};
+use crate::support::{ADMIN_TOKEN, Connection, End, Extension, Host, built, eventually};
 
 const CRASHED: &str = "the server has crashed, and is started anew";
 const STUCK: &str = "an extension keeps a worker; a new server takes over";
@@ -274,9 +274,10 @@ fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() 
                 })
             })
             .collect();
+        let end = End(&is_over);
         assert!(stuck.ends(), "the server that is stuck is ended");
         eventually("the new server is alone", || host.servers().len() == 1);
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         for client in clients {
             client.join().expect("each is answered");
         }
@@ -336,11 +337,11 @@ fn what_comes_while_the_server_is_started_anew_waits_and_is_answered() {
                 }
             });
         }
+        let _end = End(&is_over);
         for number in 1..=10 {
             ask_for_the_end(&host, "segv");
             eventually("the crash is told", || crashes(&host).len() == number);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(answered.into_inner() > 10);
 }
@@ -474,6 +475,7 @@ fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
                 }
             });
         }
+        let _end = End(&is_over);
         for _ in 0..5 {
             let before = host.server_pid();
             let done = host.command(&["upgrade", "--json"]);
@@ -486,7 +488,6 @@ fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
             assert_eq!(said["replaced"], before);
             assert_ne!(said["server"], before);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(answered.into_inner() > 100);
     eventually("the old ones have ended", || host.servers().len() == 1);

@@ -22,7 +22,7 @@ use crate::runtime::crash_page::page;
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
 /// So many looks at which a worker has done nothing, and it is asked whether it still can: seldom, so that an idle host sleeps.
-const QUIET_LOOKS: u32 = 10;
+const QUIET_LOOKS: u32 = 5;
 /// So many looks without an answer, and it is taken for dead. It is in no extension's code meanwhile, and the host's own takes
 /// milliseconds.
 const UNANSWERED_LOOKS_MAX: u32 = 10;
