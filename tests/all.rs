@@ -17,6 +17,7 @@ mod faults;
 mod fetch;
 mod framing;
 mod golden;
+mod handed_over;
 mod health;
 mod http;
 mod hygiene;

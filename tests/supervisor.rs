@@ -2,6 +2,8 @@
 //! meanwhile waits.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,9 +13,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::host::request;
 use crate::support::{ADMIN_TOKEN, Connection, End, Extension, Host, built, eventually};
 
 const CRASHED: &str = "the server has crashed, and is started anew";
+const STOPPING: &str = "stopping: requests in flight are finished first";
 const STUCK: &str = "an extension keeps a worker; a new server takes over";
 
 fn crasher() -> Extension {
@@ -496,6 +500,89 @@ fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
 }
 
 #[test]
+fn connections_that_a_busy_worker_has_not_begun_are_served_when_the_server_is_replaced() {
+    let host = Host::plan()
+        .supervised()
+        .option("--workers=1")
+        .extensions(&[&Extension::probe(), &Extension::good()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut busy = host.connect();
+    busy.send(request(
+        &format!("GET /probe/block\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("an extension blocks a worker; its route should be declared blocking");
+    let descriptors = format!("/proc/{}/fd", host.server_pid());
+    let descriptors = || fs::read_dir(&descriptors).expect("the server runs").count();
+    let before = descriptors();
+    let mut waiting: [Connection; 8] = std::array::from_fn(|_| {
+        let mut client = host.connect();
+        client.send(request("GET /c-sample/now", b""));
+        client
+    });
+    eventually("all are accepted", || descriptors() >= before + 8);
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    host.said(STOPPING);
+    fs::write(gate, "").expect("a file");
+    assert_eq!(busy.answer().text(), "at last");
+    for client in &mut waiting {
+        assert_eq!(client.answer().text(), "hello from C");
+    }
+}
+
+#[test]
+fn a_server_that_was_replaced_finishes_what_it_has_begun_although_all_are_told_to_stop() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    client.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    host.said(STOPPING);
+    host.signal("TERM");
+    eventually("both stop, or the first has gone", || {
+        let log = host.log().into_iter();
+        log.filter(|line| line["message"] == STOPPING).count() == 2 && host.servers().len() == 1
+    });
+    fs::write(gate, "").expect("a file");
+    assert_eq!(client.answer().text(), "held");
+    assert_eq!(host.ended().code, Some(0));
+}
+
+#[test]
+fn an_upgrade_follows_when_another_server_is_about_to_take_over() {
+    let slow = Extension::c(
+        "directus-extension-slow",
+        "broken.c",
+        &["IN_CREATE=sleep(2)"],
+    );
+    let host = Host::plan()
+        .supervised()
+        .config("[limits]\nstuck_ms = 1_000\nshutdown_timeout_ms = 1_000")
+        .extensions(&[&crasher(), &slow])
+        .start();
+    let mut client = host.connect();
+    client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said("an extension keeps a worker; a new server takes over");
+    let upgraded = host.command(&["upgrade", "--json"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    let said: Value = serde_json::from_slice(&upgraded.stdout).expect("JSON");
+    assert_eq!(said["server"], host.server_pid());
+    let took_over = "a new server serves; the old one finishes what it has begun";
+    let log = host.log().into_iter();
+    assert_eq!(log.filter(|line| line["message"] == took_over).count(), 2);
+}
+
+#[test]
 fn a_new_server_that_does_not_start_leaves_the_old_one_serving() {
     let host = host();
     let server = host.server_pid();
@@ -577,6 +664,29 @@ fn one_signal_ends_both_and_both_end_well() {
         assert_eq!(host.ended().code, Some(0));
         assert!(!std::path::Path::new(&format!("/proc/{server}")).exists());
     }
+}
+
+#[test]
+fn who_connects_while_the_last_requests_are_finished_is_refused() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    client.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    host.signal("TERM");
+    eventually("the port is closed", || {
+        let refused = TcpStream::connect(host.address()).err();
+        refused.is_some_and(|cause| cause.kind() == ErrorKind::ConnectionRefused)
+    });
+    fs::write(gate, "").expect("a file");
+    assert_eq!(client.answer().text(), "held");
+    assert_eq!(host.ended().code, Some(0));
 }
 
 #[test]

@@ -134,35 +134,53 @@ fn cargo(target: &Path, profile: &str, options: &[&str], what: &[String]) -> boo
 
 /// A library from a C source of `fixtures/`, with macros: `NAME` or `NAME=value`.
 pub fn c_library(source: &str, defines: &[&str]) -> PathBuf {
-    /// Each with its number: who compiles one need not be who asked for it first.
-    type Libraries = HashMap<(String, String), (usize, Arc<OnceLock<PathBuf>>)>;
-    static LIBRARIES: OnceLock<(TempDir, Mutex<Libraries>)> = OnceLock::new();
-    let (folder, libraries) = LIBRARIES.get_or_init(|| (scratch(), Mutex::default()));
-    let key = (source.to_owned(), defines.join(" "));
-    let mut libraries = libraries.lock().expect("nothing panics under this lock");
-    let next = libraries.len();
-    let (number, slot) = libraries
-        .entry(key)
-        .or_insert_with(|| (next, Arc::default()))
-        .clone();
-    drop(libraries);
-    slot.get_or_init(|| {
-        let library = folder.path().join(format!("libfixture{number}.so"));
-        compile(source, defines, &library);
+    compiled_once((source, &defines.join(" ")), |folder, number| {
+        let library = folder.join(format!("libfixture{number}.so"));
+        compile_library(source, defines, &library);
         library
     })
-    .clone()
 }
 
-fn compile(source: &str, defines: &[&str], library: &Path) {
+/// A program from a C source of `fixtures/`. No sanitizer watches it.
+pub fn c_program(source: &str) -> PathBuf {
+    compiled_once((source, "a program"), |folder, number| {
+        let program = folder.join(format!("fixture{number}"));
+        run(cc(source).arg("-o").arg(&program), source);
+        program
+    })
+}
+
+/// What `compile` makes in a folder, with a number for its name; once for each key.
+fn compiled_once(key: (&str, &str), compile: impl FnOnce(&Path, usize) -> PathBuf) -> PathBuf {
+    /// Each with its number: who compiles one need not be who asked for it first.
+    type Compiled = HashMap<(String, String), (usize, Arc<OnceLock<PathBuf>>)>;
+    static COMPILED: OnceLock<(TempDir, Mutex<Compiled>)> = OnceLock::new();
+    let (folder, compiled) = COMPILED.get_or_init(|| (scratch(), Mutex::default()));
+    let mut compiled = compiled.lock().expect("nothing panics under this lock");
+    let next = compiled.len();
+    let (number, slot) = compiled
+        .entry((key.0.to_owned(), key.1.to_owned()))
+        .or_insert_with(|| (next, Arc::default()))
+        .clone();
+    drop(compiled);
+    slot.get_or_init(|| compile(folder.path(), number)).clone()
+}
+
+/// A C compiler with a source of `fixtures/`.
+fn cc(source: &str) -> Command {
     let flags = "-std=c11 -Wall -Wextra -pedantic -Werror -fPIC -pthread";
     let mut command = Command::new("cc");
     command
         .args(flags.split(' '))
-        .args(defines.iter().map(|define| format!("-D{define}")))
         .arg("-I")
         .arg(checkout().join("extension-api/include"))
         .arg(fixtures().join(source));
+    command
+}
+
+fn compile_library(source: &str, defines: &[&str], library: &Path) {
+    let mut command = cc(source);
+    command.args(defines.iter().map(|define| format!("-D{define}")));
     // A host that was built with a sanitizer watches its extensions, too, where they are: see .ci/checks/sanitizer.
     match std::env::var("SANITIZER") {
         Err(_) => run(command.arg("-shared").arg("-o").arg(library), source),

@@ -214,7 +214,7 @@ impl Host {
         let of_host = processes.filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // Behind the name, which may hold anything: state, parent, group, session, terminal, …, and when it started.
+            // After the name, which may hold anything: state, parent, group, session, terminal, …, and when it started.
             let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
             let started = (fields.next()? == parent).then(|| fields.nth(17))??;
             Some((started.parse::<u64>().ok()?, pid))
@@ -381,7 +381,7 @@ impl Plan {
         self
     }
 
-    /// Has another program start it, which is given the host's command line behind its own.
+    /// Has another program start it, which is given the host's command line after its own.
     pub fn through(mut self, program: &str, arguments: &[&str]) -> Self {
         self.through = [&[program], arguments]
             .concat()

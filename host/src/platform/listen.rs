@@ -117,7 +117,16 @@ fn handed_over() -> io::Result<Vec<TcpListener>> {
     let mut given = ListenFd::from_env();
     (0..given.len())
         .filter_map(|index| given.take_tcp_listener(index).transpose())
+        .map(|socket| socket.and_then(listening))
         .collect()
+}
+
+/// The socket, where it listens: one that is connected, as of a unit with `Accept=yes`, does not.
+fn listening(socket: TcpListener) -> io::Result<TcpListener> {
+    match sockopt::socket_acceptconn(&socket)? {
+        true => Ok(socket),
+        false => Err(io::Error::other("a socket does not listen")),
+    }
 }
 
 /// Listens on each address that the name stands for; the error is that of the last, where none could be bound.

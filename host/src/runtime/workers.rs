@@ -66,6 +66,19 @@ impl Workers {
         }
     }
 
+    /// Waits until each worker has come round: what had reached one before has been begun. One that is kept by an extension lets
+    /// wait for as long.
+    pub async fn come_round(&self) {
+        let (coming, mut all_came) = tokio::sync::mpsc::channel::<()>(1);
+        for (remote, _) in &*self.all() {
+            let coming = coming.clone();
+            // Gone when it has run, and where the worker has ended.
+            remote.run(move |_| drop(coming));
+        }
+        drop(coming);
+        all_came.recv().await;
+    }
+
     /// How many workers have started.
     pub fn count(&self) -> usize {
         self.all().len()

@@ -105,8 +105,7 @@ pub async fn run_until(
             return Ok(shutdown::stop(&host, &server, name, &mut signals, watch).await);
         }
         End::Ordered => {
-            shutdown::finish_connections(&host);
-            server.stop(true).await;
+            shutdown::finish_connections(&host, &server).await;
             running.await
         }
         End::OfItself(ended) => ended,

@@ -20,9 +20,11 @@ use crate::platform::log::{self, Level};
 use crate::platform::process;
 use crate::platform::threads::COMPUTING;
 
-/// How long extensions may take behind the deadline to do without what was cancelled, and to stop.
+/// How long a connection may take from the listener to its worker.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(100);
+/// How long extensions may take after the deadline to do without what was cancelled, and to stop.
 const STOPPED_WITHIN: Duration = Duration::from_millis(700);
-/// When, behind the deadline, the process ends in any case: within a second, with what is left to be written.
+/// When, after the deadline, the process ends in any case: within a second, with what is left to be written.
 const FORCED_AFTER: Duration = Duration::from_millis(850);
 
 /// How a host has ended.
@@ -105,10 +107,9 @@ pub async fn stop(
 }
 
 async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instant) {
-    finish_connections(host);
     let is_finished = timeout(
         deadline.saturating_duration_since(Instant::now()),
-        server.stop(true),
+        finish_connections(host, server),
     );
     if is_finished.await.is_err() {
         host.catalog.report_requests();
@@ -128,10 +129,18 @@ async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instan
     }
 }
 
-/// Has each worker close its connections as soon as nothing is in flight on them.
-pub fn finish_connections(host: &Host) {
+/// Has each worker close its connections as soon as nothing is in flight on them, and end when it has none.
+///
+/// A worker that is told to end drops the connections that were accepted for it and that it has not begun. Therefore nothing is
+/// accepted any more, and the workers take what there is, before they are told.
+pub async fn finish_connections(host: &Host, server: &ServerHandle) {
     host.is_stopping.store(true, Ordering::Relaxed);
+    let paused = server.pause();
     host.catalog.workers.on_each(|_| connections().stop());
+    paused.await;
+    sleep(ACCEPTED_WITHIN).await;
+    host.catalog.workers.come_round().await;
+    server.stop(true).await;
 }
 
 /// Ends the process although something does not come to its end, and names that.

@@ -184,7 +184,12 @@ impl Supervisor {
 
     /// Starts a server beside the one that serves, to take its place.
     fn replace(&mut self, why: Why) {
-        if self.is_stopping || self.next.is_some() {
+        if self.is_stopping {
+            return;
+        }
+        if let Some((_, other)) = &self.next {
+            // Where that is no upgrade, it may have been started before the binary was put in place: this one follows it.
+            self.is_upgrade_wanted |= why == Why::Upgrade && *other == Why::Stuck;
             return;
         }
         if self
@@ -241,13 +246,19 @@ impl Supervisor {
     // ---- What comes from outside ----
 
     fn stop(&mut self, signal: Signal) {
-        if !std::mem::replace(&mut self.is_stopping, true) {
+        let is_first = !std::mem::replace(&mut self.is_stopping, true);
+        if is_first {
             systemd::stopping();
         }
         self.restart_at = None;
+        // No server follows: who connects when the last has closed them, too, is refused at once and does not wait in vain.
+        self.launch.listeners.sockets.clear();
         let within = self.shutdown + GRACE;
         for server in self.servers() {
-            server.tell_to_end(signal, within);
+            // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
+            if !is_first || server.kill_at.is_none() {
+                server.tell_to_end(signal, within);
+            }
         }
         if self.servers().next().is_none() {
             self.code = Some(ExitCode::SUCCESS);

@@ -51,7 +51,7 @@ pub(super) fn known_size<T: SizedStruct>(struct_size: u32) -> usize {
     }
 }
 
-/// A struct as far as its `struct_size` says; what lies behind that reads as zero.
+/// A struct as far as its `struct_size` says; what follows reads as zero.
 ///
 /// # Safety
 ///
