@@ -93,6 +93,8 @@ pub enum Notice {
 pub enum Order {
     /// No other server has taken its place: connections are its own again.
     AcceptAgain,
+    /// None follows when it is told to stop: the sockets are its own to shut down.
+    BeLast,
 }
 
 impl Order {
@@ -191,7 +193,7 @@ pub struct Link {
     stream: Mutex<UnixStream>,
     /// See [`Order::AcceptAgain`].
     accept_again: Notify,
-    is_alone: AtomicBool,
+    is_last: AtomicBool,
 }
 
 impl Link {
@@ -205,7 +207,7 @@ impl Link {
         let link = Self {
             stream: Mutex::new(stream),
             accept_again: Notify::new(),
-            is_alone: AtomicBool::new(false),
+            is_last: AtomicBool::new(false),
         };
         Ok((link, handover))
     }
@@ -222,9 +224,9 @@ impl Link {
         self.accept_again.notified().await;
     }
 
-    /// Whether the supervisor has gone, so that nobody takes over.
-    pub fn is_alone(&self) -> bool {
-        self.is_alone.load(Ordering::Relaxed)
+    /// Whether nobody takes over: the supervisor has said so, or has gone.
+    pub fn is_last(&self) -> bool {
+        self.is_last.load(Ordering::Relaxed)
     }
 
     /// Takes orders until the supervisor has gone. Blocks: for a thread of its own.
@@ -239,11 +241,13 @@ impl Link {
         };
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             // A newer supervisor may know more to say.
-            if let Ok(Order::AcceptAgain) = serde_json::from_str(&line) {
-                self.accept_again.notify_one();
+            match serde_json::from_str(&line) {
+                Ok(Order::AcceptAgain) => self.accept_again.notify_one(),
+                Ok(Order::BeLast) => self.is_last.store(true, Ordering::Relaxed),
+                Err(_) => {}
             }
         }
-        self.is_alone.store(true, Ordering::Relaxed);
+        self.is_last.store(true, Ordering::Relaxed);
     }
 }
 

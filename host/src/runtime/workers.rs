@@ -70,10 +70,10 @@ impl Workers {
     /// wait for as long.
     pub async fn come_round(&self) {
         let (coming, mut all_came) = tokio::sync::mpsc::channel::<()>(1);
-        for (remote, _) in &*self.all() {
+        for known in &*self.all() {
             let coming = coming.clone();
             // Gone when it has run, and where the worker has ended.
-            remote.run(move |_| drop(coming));
+            known.remote.run(move |_| drop(coming));
         }
         drop(coming);
         all_came.recv().await;

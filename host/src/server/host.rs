@@ -105,7 +105,7 @@ impl Host {
 
     /// Has nobody listen any more where this host does, unless another one takes over.
     pub fn shut_down_listeners(&self) {
-        let is_last = self.link.as_ref().is_none_or(|link| link.is_alone());
+        let is_last = self.link.as_ref().is_none_or(|link| link.is_last());
         if let Some(listeners) = self.listeners.get().filter(|_| is_last) {
             listeners.shut_down();
         }

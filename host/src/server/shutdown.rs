@@ -115,8 +115,6 @@ async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instan
         host.catalog.report_requests();
         host.catalog.workers.on_each(|_| connections().close());
     }
-    // Nothing is accepted any more.
-    host.shut_down_listeners();
     let deadline = deadline + STOPPED_WITHIN;
     host.catalog.begin_end(deadline);
     // Beside that: no extension uses it, and one may never come back from its hook.
@@ -139,6 +137,7 @@ pub async fn finish_connections(host: &Host, server: &ServerHandle) {
     host.catalog.workers.on_each(|_| connections().stop());
     paused.await;
     sleep(ACCEPTED_WITHIN).await;
+    host.shut_down_listeners();
     host.catalog.workers.come_round().await;
     server.stop(true).await;
 }

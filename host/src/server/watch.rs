@@ -122,6 +122,8 @@ struct Seen {
     inside: (u64, u64),
     /// Since when it is there, by the first look that found it there.
     stuck_since: Option<Instant>,
+    /// It is stuck, and nothing is accepted any more.
+    is_given_up: bool,
     sign_count: u64,
     /// How many looks have found it as it was before, in no extension.
     quiet_looks: u32,
@@ -189,14 +191,20 @@ impl Watched {
                 && !self.stuck_after.is_zero()
                 && since.elapsed() >= self.stuck_after
             {
-                // Told again after as long, where nothing came of it.
-                seen.stuck_since = None;
-                if let Some(place) = page().place_of(mark) {
-                    // One that comes to this worker would be lost. They wait for the next server, or until there is none.
-                    drop(self.server.pause());
+                // A connection that came to this worker would be lost. They wait for the next server, or until there is none.
+                drop(self.server.pause());
+                // Told a look later, when that has come to pass.
+                if std::mem::replace(&mut seen.is_given_up, true)
+                    && let Some(place) = page().place_of(mark)
+                {
                     let stuck_ms = self.stuck_after.as_millis() as u64;
                     link.tell(&Notice::Stuck { place, stuck_ms });
+                    // Told again after as long, where nothing came of it.
+                    seen.stuck_since = None;
+                    seen.is_given_up = false;
                 }
+            } else if std::mem::take(&mut seen.is_given_up) {
+                drop(self.server.resume());
             }
             if is_same && inside.0 != 0 {
                 blocked += 1;

@@ -251,8 +251,10 @@ impl Supervisor {
             systemd::stopping();
         }
         self.restart_at = None;
-        // No server follows: who connects when the last has closed them, too, is refused at once and does not wait in vain.
-        self.launch.listeners.sockets.clear();
+        // Who connects from the moment on that it accepts nothing is refused at once and does not wait in vain.
+        if let Some(server) = &self.current {
+            server.order(Order::BeLast);
+        }
         let within = self.shutdown + GRACE;
         for server in self.servers() {
             // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
