@@ -115,6 +115,8 @@ fn write_line(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
 #[derive(Serialize, Deserialize)]
 struct Opening {
     quarantined: Vec<Quarantined>,
+    /// A supervisor that is older than this says nothing of it.
+    #[serde(default)]
     own_listeners: bool,
 }
 
