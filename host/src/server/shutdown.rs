@@ -136,8 +136,9 @@ pub async fn finish_connections(host: &Host, server: &ServerHandle) {
     let paused = server.pause();
     host.catalog.workers.on_each(|_| connections().stop());
     paused.await;
-    sleep(ACCEPTED_WITHIN).await;
+    // Who comes now is refused at once, where no other server is there to take it.
     host.shut_down_listeners();
+    sleep(ACCEPTED_WITHIN).await;
     host.catalog.workers.come_round().await;
     server.stop(true).await;
 }
