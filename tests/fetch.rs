@@ -1057,6 +1057,25 @@ fn certificate_roots_that_could_not_be_read_are_tried_again() {
 }
 
 #[test]
+fn certificate_roots_are_where_they_were_at_the_start_whatever_an_extension_changes() {
+    let (pem, config) = authority();
+    let upstream = Upstream::start_tls(config, |_, line| {
+        line.send(ok("by TLS"));
+        Then::Keep
+    });
+    let plan = plan_to(&format!("https://localhost:{}", upstream.address().port()));
+    std::fs::write(plan.folder().join("authority.pem"), &pem).expect("a file");
+    // By a path that leads elsewhere from the directory that the extension goes to, as does the variable that it sets.
+    let changes = Extension::c("directus-extension-changes", "changes_process.c", &[]);
+    let host = plan
+        .extensions(&[&changes])
+        .variable("SSL_CERT_FILE", "authority.pem")
+        .start();
+    assert_eq!(host.get("/changes/").status, 200);
+    assert_eq!(host.get("/probe/fetch").text(), "by TLS");
+}
+
+#[test]
 fn a_large_body_goes_both_ways_over_tls() {
     let (pem, config) = authority();
     let upstream = Upstream::start_tls(config, |call, line| {
