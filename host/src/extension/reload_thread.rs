@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 use super::catalog::Catalog;
 use super::library;
 use super::loader::{self, Scope};
-use crate::platform::log;
 use crate::platform::process::EndsWithThread;
 use crate::platform::thread_locals::touch_thread_locals;
 use crate::upstream::connect::knock;
@@ -36,7 +35,8 @@ struct Running {
 struct Order {
     /// The extension that is loaded anew in any case.
     id: Option<String>,
-    done: oneshot::Sender<io::Result<()>>,
+    /// Whether anything has changed.
+    done: oneshot::Sender<io::Result<bool>>,
 }
 
 /// Why a reload did not take place.
@@ -88,11 +88,11 @@ impl ReloadThread {
     }
 
     /// Brings the extensions in line, the one with this id in any case. Waits until that is done, or until a library's initialisers
-    /// have not returned for as long as an extension may take to get ready.
+    /// have not returned for as long as an extension may take to get ready. Tells whether anything has changed.
     ///
     /// # Errors
     /// See [`ReloadError`].
-    pub async fn refresh(&self, id: Option<String>) -> Result<(), ReloadError> {
+    pub async fn refresh(&self, id: Option<String>) -> Result<bool, ReloadError> {
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let running = self.running().clone();
         let Running { orders, timeout } = running.ok_or(ReloadError::Stopping)?;
@@ -104,7 +104,7 @@ impl ReloadThread {
         orders.send(order).map_err(|_| ReloadError::Stopping)?;
         loop {
             match tokio::time::timeout(LOOK_EVERY, &mut wait).await {
-                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Ok(has_changed))) => return Ok(has_changed),
                 Ok(Ok(Err(_))) => return Err(ReloadError::Failed),
                 Ok(Err(_)) => return Err(ReloadError::Stopping),
                 Err(_) => is_stuck()?,
@@ -123,14 +123,7 @@ fn follow(orders: &Receiver<Order>, catalog: &Arc<Catalog>, listening: &[SocketA
     wait_for_server(catalog, listening);
     for Order { id, done } in orders {
         let scope = id.as_deref().map_or(Scope::Refused, Scope::Id);
-        let refreshed = loader::refresh(catalog, &scope).map(|changes| {
-            if changes.is_empty() && id.is_none() {
-                log::info(
-                    "nothing has changed in the extensions folder or the variables",
-                    &[],
-                );
-            }
-        });
+        let refreshed = loader::refresh(catalog, &scope).map(|changes| !changes.is_empty());
         // Err: nobody waits any more.
         let _ = done.send(refreshed);
     }
