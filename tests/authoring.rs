@@ -330,7 +330,7 @@ impl Printed {
         });
     }
 
-    /// Waits for a line that holds a text, behind the first `skip` lines, and gives its place and text.
+    /// Waits for a line that holds a text, after the first `skip` lines, and gives its place and text.
     #[track_caller]
     fn wait(&self, skip: usize, part: &str) -> (usize, String) {
         let found = |lines: &Vec<String>| {

@@ -71,7 +71,7 @@ fn a_compressed_answer_is_decoded_however_it_arrives() {
         ("gzip", gzip(&text)),
         ("X-GZIP", gzip(&text)),
         ("deflate", deflate(&text)),
-        // One behind the other, as `cat a.gz b.gz` makes it.
+        // One after the other, as `cat a.gz b.gz` makes it.
         (
             "gzip",
             [gzip(&text[..1_000]), gzip(&text[1_000..])].concat(),
@@ -121,10 +121,7 @@ fn a_compressed_answer_that_is_not_whole_is_broken() {
         let said = read(coded(coding, &other, 10));
         assert!(said.ends_with("then -8"), "{coding}, another sum: {said}");
         let said = read(coded(coding, &[&body, b"and more".as_slice()].concat(), 10));
-        assert!(
-            said.ends_with("then -8"),
-            "{coding}, more behind it: {said}"
-        );
+        assert!(said.ends_with("then -8"), "{coding}, more after it: {said}");
     }
 }
 

@@ -562,7 +562,9 @@ fn requests_above_the_limit_at_once_get_503() {
     let (mut first, mut second) = (host.connect(), host.connect());
     first.send(&hold);
     second.send(&hold);
-    eventually("both are in hand", || count_of(&host.log(), "has it") == 2);
+    eventually("both are in flight", || {
+        count_of(&host.log(), "has it") == 2
+    });
     let answer = host.get("/probe/now");
     assert_eq!(answer.error(), (503, "SERVICE_UNAVAILABLE".into()));
     assert!(answer.header("retry-after").is_some());
@@ -679,7 +681,7 @@ fn an_operation_that_was_begun_is_completed_before_its_extension_is_destroyed() 
     host.said("unmounted an extension");
     fs::write(unblock, "").expect("a file");
     assert_eq!(client.answer().text(), "at last");
-    host.said("destroyed behind so many completions: 1");
+    host.said("destroyed after so many completions: 1");
 }
 
 #[test]
@@ -700,7 +702,7 @@ fn a_read_that_was_begun_is_completed_before_its_extension_is_destroyed() {
     let head = format!("GET /odd/drop-and-block\nX-Gate: {}", unblock.display());
     client.send(request(&head, b""));
     host.said("fetched_drop returned 0");
-    // No request of it is in hand any more, and the worker does not come to call the completion that is due.
+    // No request of it is in flight any more, and the worker does not come to call the completion that is due.
     fs::remove_dir_all(host.folder().join("extensions/directus-extension-odd"))
         .expect("it is there");
     host.signal("HUP");
@@ -709,7 +711,7 @@ fn a_read_that_was_begun_is_completed_before_its_extension_is_destroyed() {
     std::thread::sleep(Duration::from_millis(200));
     fs::write(unblock, "").expect("a file");
     assert_eq!(client.answer().text(), "blocked for a while");
-    host.said("destroyed behind so many completions: 2");
+    host.said("destroyed after so many completions: 2");
 }
 
 #[test]
@@ -718,7 +720,7 @@ fn a_request_that_was_dropped_on_another_thread_is_not_answered_any_more() {
     for _ in 0..50 {
         assert_eq!(host.get("/odd/drop").status, 500);
     }
-    let said = |line: &Value| line["message"] == "respond behind drop returned 0";
+    let said = |line: &Value| line["message"] == "respond after drop returned 0";
     assert!(!host.log().iter().any(said));
 }
 
@@ -743,31 +745,49 @@ fn what_is_released_while_it_is_sent_may_call_the_host() {
 
 // ---- Structs ----
 
-#[test]
-fn nothing_is_read_behind_the_size_that_a_struct_says() {
+/// What the host makes of structs that end before some of their fields, or do not say where they end.
+fn structs_are_read(defines: &[&str], are_whole: bool) {
     let upstream = Upstream::saying("from upstream");
-    let short = Extension::c("directus-extension-short", "short_structs.c", &[])
+    let short = Extension::c("directus-extension-short", "short_structs.c", defines)
         .manifest("[env]\noptional = [\"UPSTREAM\"]\n[fetch]\nallow = [\"$UPSTREAM\"]");
     let host = Host::plan()
         .dotenv("UPSTREAM", upstream.url())
         .extensions(&[&short, &Extension::good()])
         .start();
+    // What stands behind the end of a struct that says it.
+    let behind = are_whole.then_some("yes");
     let answer = host.get("/short/respond");
-    assert_eq!((answer.status, answer.text()), (202, ""));
+    let body = if are_whole { "a body" } else { "" };
+    assert_eq!((answer.status, answer.text()), (202, body));
     assert_eq!(answer.header("x-short"), Some("yes"));
-    assert_eq!(host.get("/short/fail").error(), (418, "SHORT".into()));
+    let answer = host.get("/short/fail");
+    assert_eq!(answer.error(), (418, "SHORT".into()));
+    assert_eq!(answer.message() == "a message", are_whole);
     let answer = host.get("/short/stream");
     assert_eq!((answer.status, answer.text()), (201, "streamed"));
+    assert_eq!(answer.header("x-behind"), behind);
     assert_eq!(host.get("/short/head").status, 200);
     let call = upstream.call();
     assert_eq!(
         (call.method.as_str(), call.target.as_str()),
         ("PUT", "/short")
     );
+    assert_eq!(call.header("x-behind"), behind);
     assert!(call.body.is_empty());
     let answer = host.get("/short/relay");
     assert_eq!((answer.status, answer.text()), (203, "from upstream"));
+    assert_eq!(answer.header("x-behind"), behind);
     assert_eq!(host.get("/c-sample/now").text(), "hello from C");
+}
+
+#[test]
+fn nothing_is_read_behind_the_size_that_a_struct_says() {
+    structs_are_read(&[], false);
+}
+
+#[test]
+fn a_struct_that_says_no_size_is_that_of_the_first_version() {
+    structs_are_read(&["NO_SIZE"], true);
 }
 
 // ---- Two answers at once ----
@@ -802,7 +822,7 @@ fn two_threads_that_answer_each_request_disturb_nobody() {
     });
     for folder in ["directus-extension-both", "directus-extension-c-sample"] {
         let requests = || host.said_of(folder)[0]["requests"].clone();
-        eventually("nothing is in hand", || requests()["in_flight"] == 0);
+        eventually("nothing is in flight", || requests()["in_flight"] == 0);
         assert_eq!(requests()["total"], CLIENTS * REQUESTS, "{folder}");
     }
 }

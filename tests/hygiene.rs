@@ -146,3 +146,39 @@ fn a_host_that_cannot_listen_because_of_a_fork_names_the_process() {
     let next = Host::plan().extensions(&[&forks]).port(port).start();
     assert_eq!(next.get("/server/ping").status, 200);
 }
+
+#[test]
+fn a_host_that_ends_in_order_leaves_its_port_to_the_next_whatever_has_been_forked() {
+    let forks = Extension::c("directus-extension-forks", "leaves_fork.c", &[]);
+    let plan = |is_supervised| match is_supervised {
+        true => Host::plan().supervised().extensions(&[&forks]),
+        false => Host::plan().extensions(&[&forks]),
+    };
+    for is_supervised in [true, false] {
+        // The first port is the system's choice; the ones after it are asked for.
+        let (mut port, mut forked) = (0, Vec::new());
+        for _ in 0..3 {
+            let mut host = plan(is_supervised).port(port).start();
+            forked.push(Forked(host.get("/forks/").text().to_owned()));
+            port = host.address().port();
+            host.signal("TERM");
+            eventually("the host ends", || host.has_ended());
+        }
+        let is_alive = |child: &Forked| Path::new("/proc").join(&child.0).exists();
+        assert!(forked.iter().all(is_alive), "all the while");
+    }
+}
+
+#[test]
+fn a_server_without_its_supervisor_leaves_the_port_to_the_next_whatever_has_been_forked() {
+    let forks = Extension::c("directus-extension-forks", "leaves_fork.c", &[]);
+    let host = Host::plan().supervised().extensions(&[&forks]).start();
+    let _forked = Forked(host.get("/forks/").text().to_owned());
+    let (port, server) = (host.address().port(), host.server_pid());
+    host.signal("KILL");
+    eventually("the server has ended", || {
+        !Path::new(&format!("/proc/{server}")).exists()
+    });
+    let next = Host::plan().extensions(&[&forks]).port(port).start();
+    assert_eq!(next.get("/server/ping").text(), "pong");
+}

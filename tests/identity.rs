@@ -176,7 +176,7 @@ fn a_request_is_not_taken_for_another_whose_bytes_look_the_same() {
     let authorization = format!("Authorization: Bearer {ADMIN_TOKEN}\r\n");
     let admin = format!("GET /probe/seen HTTP/1.1\r\n{authorization}Host: a\r\n\r\n");
 
-    // The second half of a head is what stands behind the first line of another.
+    // The second half of a head is what follows the first line of another.
     let mut connection = host.connect();
     connection.send(nobody);
     is_anonymous(&connection.answer());

@@ -15,7 +15,7 @@ fn host() -> Host {
         .start()
 }
 
-/// A request that is answered when the file `go` in the host's folder exists, and is in hand already.
+/// A request that is answered when the file `go` in the host's folder exists, and is in flight already.
 fn held(host: &Host) -> Connection {
     let mut client = host.connect();
     let gate = host.folder().join("go");

@@ -19,7 +19,7 @@ fn endless() -> Upstream {
     })
 }
 
-fn in_hand(host: &Host) -> u64 {
+fn in_flight(host: &Host) -> u64 {
     let probe = host.said_of("directus-extension-probe").remove(0);
     let requests = &probe["requests"]["in_flight"];
     requests.as_u64().expect("a number")
@@ -45,7 +45,7 @@ fn a_client_that_does_not_read_is_given_up_and_another_takes_its_place() {
     let line = host.said("a client did not take its answer in time; its connection was closed");
     assert_eq!(line["ip"], "127.0.0.1");
     upstream.wait_for_close();
-    eventually("nothing is in hand any more", || in_hand(&host) == 0);
+    eventually("nothing is in flight any more", || in_flight(&host) == 0);
     drop(slow);
 }
 
@@ -93,12 +93,12 @@ fn an_answer_is_in_hand_until_its_body_is_over() {
         client.send(request(head, body));
         let mut answer = client.head();
         // The extension is done with it, the client is not.
-        assert_eq!(in_hand(&host), 1, "{head}");
+        assert_eq!(in_flight(&host), 1, "{head}");
         let refused = host.get("/probe/now");
         assert_eq!(refused.error(), (503, "SERVICE_UNAVAILABLE".into()));
         assert!(client.body(&mut answer));
         assert_eq!((answer.status, answer.body.len()), (200, LARGE), "{head}");
-        eventually("it is over", || in_hand(&host) == 0);
+        eventually("it is over", || in_flight(&host) == 0);
         assert_eq!(host.get("/probe/now").text(), "now", "{head}");
     }
 }

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, built, eventually
 
 const CRASHED: &str = "the server has crashed, and is started anew";
 const STOPPING: &str = "stopping: requests in flight are finished first";
+const STUCK: &str = "an extension keeps a worker; a new server takes over";
 
 fn crasher() -> Extension {
     Extension::c("directus-extension-crasher", "crasher.c", &[])
@@ -83,6 +85,103 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
 }
 
 #[test]
+fn who_ends_the_process_past_its_handlers_is_named_alone_among_all_who_are_inside() {
+    let other = Extension::c("directus-extension-other", "crasher.c", &["ID=\"other\""]);
+    let host = Host::plan()
+        .supervised()
+        .config("[quarantine]\ncrashes = 100")
+        .extensions(&[&crasher(), &other])
+        .start();
+    let ends = [
+        ("exit-at-once", true),
+        ("exit-of-c99", true),
+        ("quick-exit", true),
+        ("exit-of-thread", true),
+        // By the number of the system call, which nothing sees.
+        ("exit-by-call", false),
+    ];
+    for (number, (path, is_certain)) in ends.into_iter().enumerate() {
+        let mut inside = host.connect();
+        inside.send("GET /other/hang-aside HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("another is inside", || {
+            let log = host.log().into_iter();
+            log.filter(|line| line["message"] == "inside").count() == number + 1
+        });
+        ask_for_the_end(&host, path);
+        eventually("the crash is told", || crashes(&host).len() == number + 1);
+        let line = &crashes(&host)[number];
+        assert_eq!(line["cause"], "exit with code 3", "{line}");
+        if is_certain {
+            assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+        } else {
+            let inside = line["inside"].as_str().unwrap_or_default();
+            assert!(
+                inside.contains("crasher") && inside.contains("other"),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_forked_process_does_is_not_taken_for_what_ends_the_server() {
+    let host = host();
+    assert_eq!(host.get("/crasher/fork").text(), "alive");
+    kill(host.server_pid(), "KILL");
+    let line = host.said(CRASHED);
+    assert_eq!(
+        line["extension"], "unknown: none was being called",
+        "{line}"
+    );
+}
+
+#[test]
+fn without_a_supervisor_a_crash_is_named_by_the_host_itself() {
+    let ends = [
+        ("segv", Some(11), "SIGSEGV", true),
+        ("abort", Some(6), "SIGABRT", true),
+        ("overflow", Some(11), "SIGSEGV (stack overflow)", true),
+        ("thread", Some(11), "SIGSEGV", false),
+        ("exit", None, "exit", true),
+        ("exit-at-once", None, "exit", true),
+    ];
+    for (path, signal, cause, has_route) in ends {
+        let host = Host::with(&[&crasher(), &Extension::good()]);
+        ask_for_the_end(&host, path);
+        let ended = host.ended();
+        assert_eq!(ended.signal, signal, "{path}");
+        let sentence = "the host has crashed; it has no supervisor that would start it anew";
+        let told = ended.log.iter().filter(|line| line["message"] == sentence);
+        let [line] = &told.collect::<Vec<_>>()[..] else {
+            panic!("{path} is told once");
+        };
+        assert_eq!(line["level"], "error", "{line}");
+        assert_eq!(line["cause"], cause, "{line}");
+        assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+        assert_eq!(line["build"], "1", "{line}");
+        if has_route {
+            assert_eq!(line["route"], format!("GET /crasher/{path}"), "{line}");
+            assert_eq!(line["request"].as_str().expect("an id").len(), 16, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_crashes_ends_although_nobody_reads_its_log() {
+    let host = Host::with(&[&crasher()]);
+    host.leave_log_unread();
+    // More than the pipe takes.
+    let mut client = host.connect();
+    for _ in 0..40 {
+        let path = "x".repeat(6_000);
+        client.send(format!("GET /crasher/{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(client.answer().status, 404);
+    }
+    ask_for_the_end(&host, "segv");
+    assert_eq!(host.ended_unread().signal, Some(11));
+}
+
+#[test]
 fn an_extension_that_uses_up_the_memory_ends_its_server_and_is_named() {
     // A sanitizer takes more addresses than there may be.
     if !Host::gives_memory_back() {
@@ -113,8 +212,7 @@ fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
     let hang = "GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut client = host.connect();
     client.send(hang);
-    let sentence = "an extension keeps a worker; a new server takes over";
-    let line = host.said(sentence);
+    let line = host.said(STUCK);
     assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
     assert_eq!(line["route"], "GET /crasher/hang", "{line}");
     host.said("a new server serves; the old one finishes what it has begun");
@@ -137,6 +235,67 @@ fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
         servers.len() == 1 && servers[0] != second
     });
     assert_eq!(host.get("/crasher/alive").status, 404);
+}
+
+/// A host of which one worker never comes back, and the other serves. The next server takes a while to start, or cannot.
+fn with_a_stuck_worker(can_be_replaced: bool) -> (Host, Connection) {
+    let slow = Extension::c("directus-extension-crasher", "crasher.c", &["SLOW_CREATE"]);
+    let host = Host::plan()
+        .supervised()
+        .config("trial_load = false\n[limits]\nstuck_ms = 1_500\nshutdown_timeout_ms = 2_000")
+        .extensions(&[&slow, &Extension::good()])
+        .start();
+    if !can_be_replaced {
+        fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
+    }
+    let mut client = host.connect();
+    client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");
+    host.said(STUCK);
+    (host, client)
+}
+
+#[test]
+fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() {
+    let (host, mut stuck) = with_a_stuck_worker(true);
+    let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        assert!(ask_on_a_new_connection(&host), "a connection is lost");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        assert!(stuck.ends(), "the server that is stuck is ended");
+        eventually("the new server is alone", || host.servers().len() == 1);
+        is_over.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("each is answered");
+        }
+    });
+    assert!(answered.into_inner() > 16);
+}
+
+#[test]
+fn a_server_that_nobody_takes_over_from_accepts_connections_again() {
+    let (host, _stuck) = with_a_stuck_worker(false);
+    let server = host.servers()[0];
+    host.said("the new server did not start; the old one serves on");
+    // One of two goes to the worker that is well.
+    let (answers, answered) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let answers = answers.clone();
+            let host = &host;
+            scope.spawn(move || answers.send(ask_on_a_new_connection(host)));
+        }
+        assert!(answered.recv().expect("an answer"));
+        kill(host.pid(), "KILL");
+        kill(server, "KILL");
+    });
 }
 
 #[test]

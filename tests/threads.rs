@@ -256,6 +256,35 @@ fn limit_threads(host: &Host, limit: u32) {
     assert!(done.expect("prlimit runs").success());
 }
 
+/// Runs the host as that user; `None`: only root may.
+fn by_nobody(plan: Plan) -> Option<Host> {
+    let owned = Command::new("chown")
+        .args(["-R", &NOBODY.to_string()])
+        .arg(plan.folder())
+        .status();
+    if !owned.is_ok_and(|status| status.success()) {
+        println!("only root may run the host as somebody else");
+        return None;
+    }
+    Some(plan.run_by(NOBODY).start())
+}
+
+#[test]
+fn an_extension_that_gets_no_thread_to_start_on_is_not_said_to_be_slow() {
+    let plan = Host::plan().config("trial_load = false");
+    let Some(host) = by_nobody(plan.extensions(&[&Extension::probe()])) else {
+        return;
+    };
+    limit_threads(&host, 1);
+    assert_eq!(reload(&host, "probe"), 422);
+    let error = host.said_of("directus-extension-probe")[0]["error"].clone();
+    assert_eq!(error["code"], "NO_THREAD", "{error}");
+    let message = error["message"].as_str().expect("a sentence");
+    assert!(message.contains("raise the limit of threads"), "{message}");
+    limit_threads(&host, 1_000);
+    assert_eq!(reload(&host, "probe"), 200);
+}
+
 #[test]
 fn a_system_that_gives_no_thread_is_told_and_answered_503() {
     let upstream = Upstream::saying("from elsewhere");
@@ -263,15 +292,9 @@ fn a_system_that_gives_no_thread_is_told_and_answered_503() {
     let plan = Host::plan()
         .dotenv("UPSTREAM", by_name)
         .extensions(&[&Extension::probe()]);
-    let owned = Command::new("chown")
-        .args(["-R", &NOBODY.to_string()])
-        .arg(plan.folder())
-        .status();
-    if !owned.is_ok_and(|status| status.success()) {
-        println!("only root may run the host as somebody else");
+    let Some(host) = by_nobody(plan) else {
         return;
-    }
-    let host = plan.run_by(NOBODY).start();
+    };
     fs::write(host.folder().join("go"), "").expect("a file");
     limit_threads(&host, 1);
     let gate = host.folder().join("go");

@@ -289,7 +289,7 @@ fn what_was_refused_for_a_cause_that_passes_is_tried_again_on_a_signal_and_told_
     let host = Host::with(&[&broken(&[&needs])]);
     for _ in 0..3 {
         host.signal("HUP");
-        // Each signal is served behind the one before it; an administrator's reload of another one is behind them all.
+        // Each signal is served after the one before it; an administrator's reload of another one is after them all.
         let other = host.ask(
             &format!("POST /extensions/none/reload\nAuthorization: Bearer {ADMIN_TOKEN}"),
             "",

@@ -5,9 +5,10 @@
  * handed in `create`. Nothing else is linked: the library needs no symbol of the host.
  *
  * How it stays compatible
- *   - What is released never changes: no name, layout, number, owner, lifetime or thread. New things are added behind.
+ *   - What is released never changes: no name, layout, number, owner, lifetime or thread. New things are added at the end.
  *   - Every table and every struct that may grow begins with `struct_size`: the size that its writer knew. What lies beyond
- *     it reads as absent (zero). Set it with sizeof.
+ *     it reads as absent (zero). Set it with sizeof. (0 in a struct that an extension hands over stands for the size that the
+ *     struct has in 1.0.)
  *   - Unknown numbers (a status, a flag, a level) are to be expected: treat an unknown status as failure.
  *   - Larger features come through `get_interface(id)`.
  *
@@ -175,7 +176,7 @@ typedef struct ext_request_head {
     ext_slice method;        /* as sent; HEAD also on a route for GET */
     ext_slice url;           /* path and query below the mount, as sent, not decoded; begins with '/' */
     ext_slice path;          /* of url: before the first '?' */
-    ext_slice query;         /* of url: behind the first '?'; absent without one */
+    ext_slice query;         /* of url: after the first '?'; absent without one */
     const ext_field *params; /* of the route's pattern, in its order, not decoded; the rest under "*" is named "*" */
     size_t param_count;
     ext_slice peer;          /* "address:port" of the connection */
@@ -394,7 +395,7 @@ typedef struct ext_callbacks {
 #define EXT_ENTRY_OWNS_THREADS 2u /* starts threads of its own; all have ended when `stop` returns */
 
 /* A constant, initialised object: the host reads it from the file, before it loads the library. The library is accepted if
- * magic and abi_major are equal, needs_minor is not above the host's minor, and struct_size reaches behind `destroy`. */
+ * magic and abi_major are equal, needs_minor is not above the host's minor, and struct_size reaches past `destroy`. */
 typedef struct ext_entry {
     uint64_t magic;        /* EXT_MAGIC */
     uint32_t struct_size;  /* sizeof(ext_entry) */

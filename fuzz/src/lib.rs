@@ -58,7 +58,7 @@ pub const PROPERTIES: [(&str, Property); 8] = [
     ("answer", answer),
 ];
 
-/// An input that is taken piece by piece; behind its end stand zeros.
+/// An input that is taken piece by piece; zeros follow its end.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -555,7 +555,7 @@ pub fn target(bytes: &[u8]) {
     assert_eq!(head.is_some(), is_taken);
     let Some(head) = head else { return };
 
-    // One line, and nothing of the caller's behind it.
+    // One line, and nothing of the caller's after it.
     let written = String::from_utf8(head.finish(BodySize::None)).expect("text");
     let line = String::from_utf8(line).expect("text");
     let host = base.host().to_str().expect("text");

@@ -30,7 +30,7 @@ fn identify(authority: &Authority, headers: &HeaderMap) -> Identified {
 /// Asks until the answer is there without waiting, as it is for every request but the first.
 fn prepare(runtime: &actix_rt::Runtime, authority: &Authority, headers: &HeaderMap) {
     runtime.block_on(async {
-        if let Identified::Later(answer) = identify(authority, headers) {
+        if let Identified::Pending(answer) = identify(authority, headers) {
             answer.await.expect("a user");
         }
     });

@@ -46,7 +46,7 @@ fn main() -> Result<(), Failed> {
 
 fn measure(folder: &Path, reloads: usize) -> Result<(), Failed> {
     let small = compile(folder)?;
-    // A library of the size that one in Rust has: what is behind the end of an ELF file is not looked at, but copied.
+    // A library of the size that one in Rust has: what follows the end of an ELF file is not looked at, but copied.
     let mut large = small.clone();
     large.resize(512 << 10, 0);
     let dist = folder.join("extensions/directus-extension-generation/dist");

@@ -1,7 +1,6 @@
 //! The command line of the host: arguments, settings, the command. An error is one sentence and an exit code.
 
 use std::io;
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,8 @@ use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
 use extension_host::platform::handover::Link;
-use extension_host::platform::{listen, log, process, threads};
+use extension_host::platform::listen::{self, Listeners};
+use extension_host::platform::{log, process, threads};
 use extension_host::runtime::{crash_page, fatal_signals};
 use extension_host::server::{self, Ended, Host, Supervision};
 use extension_host::supervisor::{self, upgrade};
@@ -150,17 +150,16 @@ fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
 fn sockets(
     cli: &Cli,
     config: &Config,
-) -> Result<(Supervision, Vec<TcpListener>), Box<dyn std::error::Error>> {
+) -> Result<(Supervision, Listeners), Box<dyn std::error::Error>> {
     if !cli.is_supervised() {
         let listeners = listen::open(&config.host, config.port)?;
         return Ok((Supervision::default(), listeners));
     }
     let (link, handover) = Link::from_stdin()?;
-    if crash_page::adopt(&handover.page).is_ok() {
-        fatal_signals::install()?;
-    }
+    // Err: a page of its own does as well for everybody but the supervisor.
+    let _ = crash_page::adopt(&handover.page);
     let link = Arc::new(link);
-    end_with_supervisor(link.clone())?;
+    obey_supervisor(link.clone())?;
     let supervision = Supervision {
         link: Some(link),
         quarantined: handover.quarantined,
@@ -168,16 +167,16 @@ fn sockets(
     Ok((supervision, handover.listeners))
 }
 
-/// Has the server stop when its supervisor has gone: nobody else could tell it to.
-fn end_with_supervisor(link: Arc<Link>) -> io::Result<()> {
-    let wait = move || {
-        link.wait_until_alone();
+/// Has the server do what its supervisor says, and stop when that has gone: nobody else could tell it to.
+fn obey_supervisor(link: Arc<Link>) -> io::Result<()> {
+    let obey = move || {
+        link.obey();
         log::error("the supervisor has gone; the server stops", &[]);
         // Err: it is stopping already.
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
     };
     let thread = std::thread::Builder::new().name("supervisor".to_owned());
-    thread.spawn(wait).map(drop)
+    thread.spawn(obey).map(drop)
 }
 
 /// Ends the process when its own work is done.
@@ -188,10 +187,11 @@ fn end(code: u8) -> ! {
 
 fn serve(
     host: Arc<Host>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     ready: impl FnOnce(),
 ) -> Result<Ended, Box<dyn std::error::Error>> {
     let _ends = process::EndsWithThread;
+    fatal_signals::install(host.link.is_some())?;
     log::write_in_background();
     threads::start()?;
     let listening = |addresses: &[std::net::SocketAddr]| {

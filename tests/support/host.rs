@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,8 @@ pub struct Host {
 pub struct Ended {
     /// Its exit code; none where a signal ended it.
     pub code: Option<i32>,
+    /// The signal that ended it; none where it ended by itself.
+    pub signal: Option<i32>,
     pub log: Vec<Value>,
 }
 
@@ -211,7 +214,7 @@ impl Host {
         let of_host = processes.filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // Behind the name, which may hold anything: state, parent, group, session, terminal, …, and when it started.
+            // After the name, which may hold anything: state, parent, group, session, terminal, …, and when it started.
             let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
             let started = (fields.next()? == parent).then(|| fields.nth(17))??;
             Some((started.parse::<u64>().ok()?, pid))
@@ -259,6 +262,12 @@ impl Host {
         assert!(done.expect("sh runs").success());
     }
 
+    /// Whether it has ended, although what it has left behind may still write to its log.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.process.child.try_wait();
+        ended.expect("it is a child").is_some()
+    }
+
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn ended(self) -> Ended {
@@ -268,10 +277,7 @@ impl Host {
     /// The same, where nobody reads what it says before it has ended.
     #[track_caller]
     pub fn ended_unread(mut self) -> Ended {
-        eventually("the host ends", || {
-            let ended = self.process.child.try_wait();
-            ended.expect("it is a child").is_some()
-        });
+        eventually("the host ends", || self.has_ended());
         self.read_log();
         self.process.ended()
     }
@@ -375,7 +381,7 @@ impl Plan {
         self
     }
 
-    /// Has another program start it, which is given the host's command line behind its own.
+    /// Has another program start it, which is given the host's command line after its own.
     pub fn through(mut self, program: &str, arguments: &[&str]) -> Self {
         self.through = [&[program], arguments]
             .concat()
@@ -484,6 +490,7 @@ impl Process {
         let status = self.child.wait().expect("it has ended");
         Ended {
             code: status.code(),
+            signal: status.signal(),
             log: self.log.so_far(),
         }
     }

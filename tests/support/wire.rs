@@ -131,7 +131,7 @@ impl Connection {
         std::mem::take(&mut self.arrived)
     }
 
-    /// Reads the body behind a head; false where the connection ends before it is whole.
+    /// Reads the body after a head; false where the connection ends before it is whole.
     pub fn body(&mut self, answer: &mut Answer) -> bool {
         if answer.header("transfer-encoding") == Some("chunked") {
             return self.chunks(&mut answer.body);

@@ -1,7 +1,7 @@
 //! A client that does exactly what it is told, for what wrk cannot do.
 //!
 //! - `bench-client ask PORT PATH COUNT SETS [HEADER…]`: so many requests, one after the other, on one connection. Each carries
-//!   the headers that all share, and behind them those of its own line in the file SETS, parted there by tabs.
+//!   the headers that all share, and after them those of its own line in the file SETS, parted there by tabs.
 //! - `bench-client idle PORT PATH COUNT`: so many connections, each used once, held until the standard input ends.
 //! - `bench-client get PORT PATH`: one answer of any size; prints its bytes and seconds.
 //! - `bench-client echo PORT PATH BYTES`: sends a body of that size and reads as much back; prints bytes and seconds.

@@ -103,7 +103,7 @@ async fn relay(target: Rc<Target>, mut request: ServiceRequest) -> Result<Servic
     Ok(request.into_response(response))
 }
 
-/// The upstream's scheme and authority, with what stands behind the mount in the path.
+/// The upstream's scheme and authority, with what follows the mount in the path.
 fn url(target: &Target, asked: &Uri) -> Result<Uri, Error> {
     let rest = asked
         .path_and_query()

@@ -39,7 +39,7 @@ impl Endpoint for Events {
 
 impl Events {
     async fn listen(&self, req: Request) -> Result<Response> {
-        // Behind a body that nobody reads, the host does not see that the client has left.
+        // After a body that nobody reads, the host does not see that the client has left.
         if req.body_length() != Some(0) {
             return Err(Error::bad_request("A listener sends no body."));
         }
@@ -88,7 +88,7 @@ impl Events {
     }
 }
 
-/// A text as an event: each of its lines behind `data:`, an empty line at the end.
+/// A text as an event: each of its lines after `data:`, an empty line at the end.
 fn event(text: &str) -> String {
     let lines = text
         .split(['\n', '\r'])

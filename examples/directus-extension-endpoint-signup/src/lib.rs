@@ -80,7 +80,7 @@ fn valid<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
         let (field, problem) = (error.path(), error.inner());
         Error::bad_request(format!("Invalid payload. At {field}: {problem}."))
     })?;
-    // Behind the value there is nothing more.
+    // Nothing follows the value.
     reader
         .end()
         .map_err(|problem| Error::bad_request(format!("Invalid payload. {problem}.")))?;

@@ -13,7 +13,7 @@ const SIZE_MAX: usize = 1000;
 pub(super) struct Page {
     number: usize,
     size: usize,
-    /// Where it begins: behind this message, where that is still there.
+    /// Where it begins: after this message, where that is still there.
     after: Option<String>,
     to: Option<String>,
     from: Option<String>,

@@ -4,9 +4,9 @@
     reason = "calls a function pointer that an extension gave"
 )]
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ffi::c_void;
 
 use bytes::Bytes;
 use extension_api::abi;
@@ -49,7 +49,7 @@ pub fn complete(worker: &'static Worker, completion: Completion, outcome: Outcom
 }
 
 /// Calls the completions that are due on this worker, but none that become due meanwhile: an extension that always has more to
-/// do waits behind the worker's others. Tells whether some are left.
+/// do waits for the worker's others. Tells whether some are left.
 pub fn call_due() -> bool {
     /// How many are called before others get their turn.
     const BATCH: usize = 64;
@@ -71,7 +71,8 @@ pub fn call_due() -> bool {
 ///
 /// While it is owed, the extension is not destroyed.
 pub struct Completion {
-    uncalled: Option<abi::ext_completion>,
+    /// Its function is NULL once it has been called, or given up.
+    uncalled: abi::ext_completion,
     flight: Option<Flight>,
 }
 
@@ -83,7 +84,7 @@ pub struct Outcome {
     status: i32,
     data: Bytes,
     fetched: abi::ext_fetched,
-    message: Cow<'static, str>,
+    message: Option<Box<str>>,
 }
 
 impl Outcome {
@@ -99,14 +100,14 @@ impl Outcome {
                 slot: 0,
                 generation: 0,
             },
-            message: Cow::Borrowed(""),
+            message: None,
         }
     }
 
     /// A failure that the extension's author should read about.
-    pub fn failed_because(status: i32, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn failed_because(status: i32, message: impl Into<Box<str>>) -> Self {
         Self {
-            message: message.into(),
+            message: Some(message.into()),
             ..Self::of_status(status)
         }
     }
@@ -133,7 +134,7 @@ impl Completion {
     /// Takes over what a callback was given, where the callback will return EXT_OK.
     pub fn new(completion: abi::ext_completion) -> Self {
         Self {
-            uncalled: Some(completion),
+            uncalled: completion,
             flight: None,
         }
     }
@@ -152,28 +153,33 @@ impl Completion {
 
     /// Gives it up uncalled, where the callback returns a failure after all.
     pub fn forget(mut self) {
-        self.uncalled = None;
+        self.uncalled.function = None;
     }
 
     /// Calls it, on the worker's loop.
+    // Where it is called, so that what it takes is not moved once more.
+    #[inline(always)]
     pub fn call(mut self, outcome: Outcome) {
-        let Some(completion) = self.uncalled.take() else {
-            return;
-        };
         let worker = worker::current();
         let inside = self.flight.as_ref().zip(worker);
         let _inside = inside.map(|(flight, worker)| worker.enter(flight.build(), flight.call()));
-        invoke(completion, outcome);
+        if let Some(function) = self.uncalled.function.take() {
+            invoke(function, self.uncalled.user, outcome);
+        }
     }
 }
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        let Some(completion) = self.uncalled.take() else {
+        let function = self.uncalled.function.take();
+        if function.is_none() {
             return;
-        };
+        }
         let again = Self {
-            uncalled: Some(completion),
+            uncalled: abi::ext_completion {
+                function,
+                ..self.uncalled
+            },
             flight: self.flight.take(),
         };
         let cancelled = Outcome::of_status(abi::EXT_CANCELLED);
@@ -185,7 +191,12 @@ impl Drop for Completion {
     }
 }
 
-fn invoke(completion: abi::ext_completion, outcome: Outcome) {
+#[inline(always)]
+fn invoke(
+    function: unsafe extern "C" fn(*mut c_void, *const abi::ext_result),
+    user: *mut c_void,
+    outcome: Outcome,
+) {
     let Outcome {
         status,
         data,
@@ -197,11 +208,8 @@ fn invoke(completion: abi::ext_completion, outcome: Outcome) {
         status,
         data: give(data),
         fetched,
-        message: ffi_out::text(&message),
-    };
-    let Some(function) = completion.function else {
-        return;
+        message: ffi_out::text(message.as_deref().unwrap_or_default()),
     };
     // SAFETY: the extension gave `function` and `user` for exactly this call, and `Completion` makes it once. `result` outlives it.
-    unsafe { function(completion.user, &raw const result) };
+    unsafe { function(user, &raw const result) };
 }

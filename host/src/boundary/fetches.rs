@@ -14,7 +14,9 @@ use smallvec::SmallVec;
 
 use super::answer_headers::{NOT_A_NAME, NOT_A_VALUE, is_settable};
 use super::completion::Outcome;
-use super::ffi_in::{bytes, context, hand_over, look_up, of_fetched, sized, slice_of, text};
+use super::ffi_in::{
+    bytes, context, hand_over, known_size, look_up, of_fetched, sized, slice_of, text,
+};
 use super::start_operation::{OutPointer, begin, on_worker, worker_for};
 use super::{buffers, fetched, operation, request, upload};
 use crate::extension::context::Context;
@@ -167,7 +169,7 @@ pub(super) unsafe extern "C" fn fetched_head(
     };
     // SAFETY: not NULL; `struct_size` says how much of it the caller knows, and no more is written.
     unsafe {
-        let room = ((*head).struct_size as usize).min(size_of::<ext_fetched_head>());
+        let room = known_size::<ext_fetched_head>((*head).struct_size);
         std::ptr::copy_nonoverlapping((&raw const known).cast::<u8>(), head.cast::<u8>(), room);
         if room >= size_of::<u32>() {
             (*head).struct_size = room as u32;

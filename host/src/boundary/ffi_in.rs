@@ -5,7 +5,7 @@
 )]
 
 use std::hint::cold_path;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 
 use actix_http::header::HeaderMap;
 use extension_api::abi::*;
@@ -55,10 +55,30 @@ pub(super) fn slice_of<'a>(fields: *const ext_field, count: usize) -> &'a [ext_f
 }
 
 /// A struct of the ABI that begins with its `struct_size`, and may be all zeros.
-pub(super) trait SizedStruct: Copy {}
-impl SizedStruct for ext_response {}
-impl SizedStruct for ext_error {}
-impl SizedStruct for ext_fetch {}
+pub(super) trait SizedStruct: Copy {
+    /// Where it ends in version 1.0 of the header: behind what was its last field then.
+    const SIZE_1_0: usize;
+}
+impl SizedStruct for ext_response {
+    const SIZE_1_0: usize = offset_of!(Self, body) + size_of::<ext_buffer>();
+}
+impl SizedStruct for ext_error {
+    const SIZE_1_0: usize = offset_of!(Self, reserved) + size_of::<u32>();
+}
+impl SizedStruct for ext_fetch {
+    const SIZE_1_0: usize = offset_of!(Self, total_ms) + size_of::<u64>();
+}
+impl SizedStruct for ext_fetched_head {
+    const SIZE_1_0: usize = offset_of!(Self, body_length) + size_of::<i64>();
+}
+
+/// How much of a struct its giver knows, which says so, or says nothing: the hosts of 1.0 did not look at it.
+pub(super) fn known_size<T: SizedStruct>(struct_size: u32) -> usize {
+    match struct_size as usize {
+        0 => T::SIZE_1_0,
+        size => size.min(size_of::<T>()),
+    }
+}
 
 /// A struct that the caller lends, of which nothing is read beyond the size that it says: the rest reads as zero, for which `room`
 /// is the place. `None`: there is none. Notes one that is shorter than the first version of the header has it.
@@ -75,8 +95,8 @@ pub(super) unsafe fn sized<'a, T: SizedStruct>(
         return None;
     }
     // SAFETY: not NULL, and every struct that grows begins with this (header).
-    let struct_size = unsafe { given.cast::<u32>().read() } as usize;
-    if struct_size >= size_of::<T>() {
+    let struct_size = unsafe { given.cast::<u32>().read() };
+    if struct_size as usize >= size_of::<T>() {
         // SAFETY: it is whole, and lent by the caller for the call.
         return unsafe { given.as_ref() };
     }
@@ -85,13 +105,10 @@ pub(super) unsafe fn sized<'a, T: SizedStruct>(
         format!("`{call}` was given a struct_size of {struct_size}")
     });
     *room = MaybeUninit::zeroed();
-    // SAFETY: as much as the struct says that it has, which is less than `room`.
+    let size = known_size::<T>(struct_size);
+    // SAFETY: as much as the struct says that it has, or as every struct of its kind has; no more than `room`.
     unsafe {
-        std::ptr::copy_nonoverlapping(
-            given.cast::<u8>(),
-            room.as_mut_ptr().cast::<u8>(),
-            struct_size,
-        );
+        std::ptr::copy_nonoverlapping(given.cast::<u8>(), room.as_mut_ptr().cast::<u8>(), size);
     }
     // SAFETY: zeros are values of each `SizedStruct`, whatever of it has been written over.
     Some(unsafe { room.assume_init_ref() })

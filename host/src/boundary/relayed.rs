@@ -34,7 +34,7 @@ pub(super) fn relayed(
 /// A body on its way from an upstream to the client.
 struct Relayed {
     body: ResponseBody,
-    /// The request is in hand until the relay is done.
+    /// The request is in flight until the relay is done.
     _flight: Option<Flight>,
     is_broken: bool,
 }

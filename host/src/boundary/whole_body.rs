@@ -11,7 +11,7 @@ use crate::http::body::{Body, BodySource};
 use crate::runtime::in_flight::Flight;
 
 /// actix takes a body that is known whole at once, and copies it. What is larger than this is given to it as the client reads: the
-/// request is in hand until then, and the memory is the extension's alone.
+/// request is in flight until then, and the memory is the extension's alone.
 const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// As much as is given at once of a larger one.
@@ -33,7 +33,7 @@ pub(super) fn whole_body(request: request::Handle, bytes: Bytes) -> Body {
 /// A large body.
 struct Pieces {
     left: Bytes,
-    /// The request is in hand until the body has been given to the connection.
+    /// The request is in flight until the body has been given to the connection.
     _flight: Option<Flight>,
 }
 

@@ -204,10 +204,10 @@ impl Cli {
         given.flatten().collect()
     }
 
-    /// The settings that stand on the command line, before or behind the command; behind wins.
+    /// The settings that stand on the command line, before or after the command; after wins.
     pub fn overrides(&self) -> Overrides {
         let before = &self.serve;
-        let behind = match &self.command {
+        let after = match &self.command {
             Some(
                 Command::Serve(options)
                 | Command::Demo(options)
@@ -219,14 +219,14 @@ impl Cli {
             config: self.files.config.clone(),
             env_file: self.files.env_file.clone(),
             extensions_path: self.files.extensions_path.clone(),
-            host: behind.host.as_ref().or(before.host.as_ref()).cloned(),
-            port: behind.port.or(before.port),
-            workers: behind.workers.or(before.workers),
-            supervise: behind.supervise.or(before.supervise),
-            must_load: behind.must_load.or(before.must_load),
-            auto_reload: behind.auto_reload.or(before.auto_reload),
-            log_level: behind.log_level.or(before.log_level),
-            log_style: behind.log_style.or(before.log_style),
+            host: after.host.as_ref().or(before.host.as_ref()).cloned(),
+            port: after.port.or(before.port),
+            workers: after.workers.or(before.workers),
+            supervise: after.supervise.or(before.supervise),
+            must_load: after.must_load.or(before.must_load),
+            auto_reload: after.auto_reload.or(before.auto_reload),
+            log_level: after.log_level.or(before.log_level),
+            log_style: after.log_style.or(before.log_style),
         }
     }
 }

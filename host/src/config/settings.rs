@@ -58,7 +58,7 @@ pub struct Limits {
     pub body_bytes_max: u64,
     /// How long an extension may take to answer; then 504. 0: for ever.
     pub timeout_ms: u64,
-    /// How many requests one extension may have in hand at once; then 503.
+    /// How many requests one extension may have in flight at once; then 503.
     pub concurrency_max: usize,
     /// How many threads serve blocking routes, all of the process together.
     pub blocking_threads: usize,

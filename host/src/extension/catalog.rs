@@ -36,7 +36,7 @@ pub struct Catalog {
     pub callbacks: &'static ext_callbacks,
     /// Held while the snapshot is being brought in line.
     pub updating: Mutex<()>,
-    /// Extensions that were replaced and may still have requests in hand.
+    /// Extensions that were replaced and may still have requests in flight.
     retired: Mutex<Vec<Weak<Extension>>>,
     /// Extensions that are being stopped because the host ends.
     ending: Mutex<Vec<Arc<Ending>>>,
@@ -102,7 +102,7 @@ impl Catalog {
         retire_on_a_thread(extension, timeout);
     }
 
-    /// Replaced builds of an extension that still have requests in hand, and how many.
+    /// Replaced builds of an extension that still have requests in flight, and how many.
     pub fn requests_on_older(&self, folder: &str) -> usize {
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let older = retired

@@ -248,6 +248,11 @@ pub enum Reason {
         /// How long it was waited for.
         waited_ms: u64,
     },
+    /// There is no thread to call its `new` on.
+    NoThread {
+        /// What the system says.
+        source: io::Error,
+    },
     /// It declared no endpoint, so that it could never be called.
     NoEndpoint,
     /// Its id breaks the rules.
@@ -362,6 +367,7 @@ impl Reason {
             Reason::CreateFailed { .. } => "CREATE_FAILED",
             Reason::CreatePanicked { .. } => "CREATE_PANICKED",
             Reason::CreateTimeout { .. } => "CREATE_TIMEOUT",
+            Reason::NoThread { .. } => "NO_THREAD",
             Reason::NoEndpoint => "ENDPOINT_MISSING",
             Reason::BadId { .. } => "ID_INVALID",
             Reason::ReservedId { .. } => "ID_RESERVED",
@@ -391,6 +397,7 @@ impl Reason {
             | Reason::CreateFailed { .. }
             | Reason::CreatePanicked { .. }
             | Reason::CreateTimeout { .. }
+            | Reason::NoThread { .. }
             | Reason::NoPermission { .. }
             | Reason::Unreadable { .. } => true,
             // What lifts a quarantine is other files, or somebody's word.
@@ -443,6 +450,7 @@ impl Reason {
             Reason::CreateFailed { .. }
             | Reason::CreatePanicked { .. }
             | Reason::CreateTimeout { .. }
+            | Reason::NoThread { .. }
             | Reason::MissingVariable { .. }
             | Reason::BadOrigin { .. } => "start",
             Reason::NoEndpoint
@@ -633,6 +641,9 @@ impl fmt::Display for Reason {
             Reason::CreateTimeout { waited_ms } => write!(
                 f,
                 "its `new` has not returned for {waited_ms} ms; let it do less, or raise create_timeout_ms"
+            ),
+            Reason::NoThread { .. } => f.write_str(
+                "the system gives no thread for its `new`; raise the limit of threads (ulimit -u, TasksMax)",
             ),
             Reason::NoEndpoint => f.write_str(
                 "it declared no endpoint, so that nothing could call it; declare one in its `new`",

@@ -75,7 +75,7 @@ fn opening(library: Option<&Path>) {
 }
 
 /// A loaded library: its hooks, and what it says of itself.
-pub struct Loaded {
+pub struct LoadedLibrary {
     /// The hooks; what the library did not know is absent.
     pub entry: ext_entry,
     /// What the gate read from the file.
@@ -147,8 +147,8 @@ impl Checked {
     ///
     /// # Errors
     /// Where the system's loader does not want it.
-    pub fn open(self) -> Result<Loaded, Reason> {
-        Ok(Loaded {
+    pub fn open(self) -> Result<LoadedLibrary, Reason> {
+        Ok(LoadedLibrary {
             entry: open(&self.library, &self.copy, &self.about.facts)?,
             about: self.about,
             library: self.library,

@@ -102,7 +102,7 @@ pub struct Limits {
     /// The largest request body.
     #[serde(deserialize_with = "optional_bytes")]
     pub body_bytes_max: Option<u64>,
-    /// How many requests it may have in hand at once.
+    /// How many requests it may have in flight at once.
     pub concurrency_max: Option<usize>,
     /// How many threads its blocking routes may have at once; not more than the host's configuration gives an extension.
     pub blocking_threads: Option<usize>,

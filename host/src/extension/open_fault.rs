@@ -76,9 +76,9 @@ fn is_of_other_libc(name: &str) -> bool {
     }
 }
 
-fn between(text: &str, before: &str, behind: &str) -> Option<String> {
+fn between(text: &str, before: &str, after: &str) -> Option<String> {
     let (_, rest) = text.split_once(before)?;
-    Some(rest.split_once(behind)?.0.to_owned())
+    Some(rest.split_once(after)?.0.to_owned())
 }
 
 /// The cause, and what can be done about it.

@@ -11,9 +11,9 @@ use extension_api::abi::{EXT_OK, ext_callbacks};
 use super::backend::Backend;
 use super::context::{Context, Declared};
 use super::error::{ID_BYTES_MAX, Reason};
-use super::hook_thread::HookThread;
+use super::hook_thread::{HookThread, NoResult};
 use super::in_process::InProcess;
-use super::library::{Checked, Loaded};
+use super::library::{Checked, LoadedLibrary};
 use super::loaded::{Endpoint, Extension};
 use super::manifest::Manifest;
 use super::routes::{Route, Routes};
@@ -26,14 +26,14 @@ use crate::runtime::workers::Workers;
 pub const RESERVED: [&str; 6] = ["server", "extensions", "auth", "users", "metrics", "admin"];
 
 /// An extension whose library is loaded, and of which no instance has been made yet.
-pub struct Opened {
+pub struct OpenedExtension {
     context: Box<Context>,
     manifest: Manifest,
     path: PathBuf,
-    loaded: Loaded,
+    loaded: LoadedLibrary,
 }
 
-impl Opened {
+impl OpenedExtension {
     /// Loads the library, where its variables are set. May block for a while: not for a worker.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Opened {
             manifest,
             path,
             loaded:
-                Loaded {
+                LoadedLibrary {
                     entry,
                     about,
                     library,
@@ -99,8 +99,11 @@ impl Opened {
                 let _inside = thread.enter(number, CallMark::default());
                 called.create(context)
             })
-            .ok_or(Reason::CreateTimeout {
-                waited_ms: defaults.create_timeout_ms,
+            .map_err(|cause| match cause {
+                NoResult::Timeout => Reason::CreateTimeout {
+                    waited_ms: defaults.create_timeout_ms,
+                },
+                NoResult::NoThread(source) => Reason::NoThread { source },
             })?;
         let Declared {
             endpoints,

@@ -11,7 +11,7 @@ use super::error::Reason;
 use super::library::{self, Checked};
 use super::manifest::Manifest;
 use super::marks::FileMarks;
-use super::opened::Opened;
+use super::opened::OpenedExtension;
 use super::trial::{Outcome, Subject};
 use crate::platform::env::Env;
 use crate::platform::handover::Quarantined;
@@ -69,7 +69,8 @@ impl Seen {
                 let (manifest, checked) = *found;
                 let (name, path) = (&folder.name, &folder.path);
                 let workers = &catalog.workers;
-                let opened = Opened::of(name, path, manifest, checked, env, workers, fingerprint)?;
+                let opened =
+                    OpenedExtension::of(name, path, manifest, checked, env, workers, fingerprint)?;
                 Ok(NextStep::Create(Box::new(opened)))
             }
         };
@@ -121,7 +122,7 @@ pub enum NextStep {
     /// Nothing: see [`Found::StillRefused`].
     StillRefused,
     /// To make the instance.
-    Create(Box<Opened>),
+    Create(Box<OpenedExtension>),
 }
 
 /// Has all that can be done before an extension's turn done by other threads: with many extensions, a start then takes what

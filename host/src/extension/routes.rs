@@ -225,7 +225,7 @@ pub fn params_of(pattern: &str) -> Result<Vec<String>, &'static str> {
     let mut params = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         match segment.strip_prefix(':') {
-            Some("") => return Err("a parameter needs a name behind its colon"),
+            Some("") => return Err("a parameter needs a name after its colon"),
             Some(name) if params.contains(&name.to_owned()) => {
                 return Err("a parameter stands twice");
             }

@@ -24,7 +24,7 @@ use super::error::{Reason, Step};
 use super::hook_thread::HookThread;
 use super::library::Checked;
 use super::manifest::{self, Allow, Manifest};
-use super::opened::Opened;
+use super::opened::OpenedExtension;
 use crate::config::Limits;
 use crate::platform::child::{self, StderrTail, how};
 use crate::platform::env::Env;
@@ -348,7 +348,7 @@ fn try_here(
     };
     let checked = Checked::again(&order.library, &order.copy, order.allow_panic_abort);
     begins(Step::Load);
-    let opened = Opened::of(
+    let opened = OpenedExtension::of(
         &order.name,
         &order.folder,
         manifest,

@@ -8,7 +8,7 @@ use actix_http::body::{BodySize, MessageBody};
 use actix_http::{ConnectionType, Response, StatusCode};
 use bytes::Bytes;
 
-use super::client_connection::InHand;
+use super::client_connection::RequestInFlight;
 
 /// The body of an answer.
 pub enum Body {
@@ -21,7 +21,7 @@ pub enum Body {
     /// Known whole.
     Bytes(Bytes),
     /// Comes chunk by chunk. The connection counts as busy until it is over.
-    Source(Box<dyn BodySource>, Option<InHand>),
+    Source(Box<dyn BodySource>, Option<RequestInFlight>),
 }
 
 /// What gives a body chunk by chunk.
@@ -52,10 +52,10 @@ impl Body {
         matches!(self, Self::Source(..))
     }
 
-    /// Keeps the request in hand for as long as its body is on its way.
-    pub fn keep(&mut self, request: InHand) {
-        if let Self::Source(_, in_hand) = self {
-            *in_hand = Some(request);
+    /// Keeps the request in flight for as long as its body is on its way.
+    pub fn keep(&mut self, request: RequestInFlight) {
+        if let Self::Source(_, in_flight) = self {
+            *in_flight = Some(request);
         }
     }
 }

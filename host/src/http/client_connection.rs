@@ -1,4 +1,4 @@
-//! What is known of one client's connection beside its stream: who is at the other end, and how much is in hand on it.
+//! What is known of one client's connection beside its stream: who is at the other end, and how much is in flight on it.
 
 use std::cell::Cell;
 use std::hint::cold_path;
@@ -25,8 +25,8 @@ pub struct ClientConnection {
     since: Cell<Instant>,
     clock: Rc<Cell<Instant>>,
     /// No further request is taken: the server ends, or the client has sent too much.
-    is_last: Cell<bool>,
-    /// How much the client may still send for the request in hand.
+    closes_after_answer: Cell<bool>,
+    /// How much the client may still send for the request in flight.
     left: Cell<u64>,
     has_sent_too_much: Cell<bool>,
     /// Whoever waits for the body, and has to learn that too much has come.
@@ -41,14 +41,14 @@ impl ClientConnection {
         Rc::new(Self::new(peer, clock))
     }
 
-    /// A connection on which nothing is in hand. `clock` tells a time that is exact enough.
+    /// A connection on which nothing is in flight. `clock` tells a time that is exact enough.
     pub fn new(peer: Option<SocketAddr>, clock: Rc<Cell<Instant>>) -> Self {
         Self {
             peer: Peer::new(peer.unwrap_or(NOBODY)),
             requests: Cell::new(0),
             since: Cell::new(clock.get()),
             clock,
-            is_last: Cell::new(false),
+            closes_after_answer: Cell::new(false),
             left: Cell::new(u64::MAX),
             has_sent_too_much: Cell::new(false),
             reader: Cell::new(None),
@@ -61,12 +61,12 @@ impl ClientConnection {
     }
 
     /// Notes that a request begins.
-    pub fn begin(self: &Rc<Self>) -> InHand {
+    pub fn begin(self: &Rc<Self>) -> RequestInFlight {
         self.requests.set(self.requests.get() + 1);
-        InHand(self.clone())
+        RequestInFlight(self.clone())
     }
 
-    /// How many requests are in hand.
+    /// How many requests are in flight.
     pub fn requests(&self) -> u32 {
         self.requests.get()
     }
@@ -81,12 +81,12 @@ impl ClientConnection {
         self.since.get()
     }
 
-    /// Whether it is to be closed behind the answer in hand.
-    pub fn is_last(&self) -> bool {
-        self.is_last.get()
+    /// Whether it is to be closed after the answer in flight.
+    pub fn closes_after_answer(&self) -> bool {
+        self.closes_after_answer.get()
     }
 
-    /// Limits what may come for the request in hand, whose body has no length: a body of `bytes_max`, and as much of framing.
+    /// Limits what may come for the request in flight, whose body has no length: a body of `bytes_max`, and as much of framing.
     /// Extensions of chunks, padded sizes and trailers are not told apart: a body that is made of small chunks has its room,
     /// and a client cannot have the host read more than twice what it may send.
     pub fn limit_body(&self, bytes_max: u64) {
@@ -106,7 +106,7 @@ impl ClientConnection {
             None => {
                 cold_path();
                 self.has_sent_too_much.set(true);
-                self.is_last.set(true);
+                self.closes_after_answer.set(true);
                 if let Some(reader) = self.reader.take() {
                     reader.wake();
                 }
@@ -126,22 +126,22 @@ impl ClientConnection {
     }
 
     /// Says whether the server ends.
-    pub fn set_last(&self, is_last: bool) {
-        self.is_last.set(is_last);
+    pub fn set_closes_after_answer(&self, closes: bool) {
+        self.closes_after_answer.set(closes);
     }
 }
 
-/// A request of the connection is in hand while this lives.
-pub struct InHand(Rc<ClientConnection>);
+/// A request of the connection is in flight while this lives.
+pub struct RequestInFlight(Rc<ClientConnection>);
 
-impl InHand {
-    /// Whether the connection is to be closed behind the answer.
-    pub fn is_last(&self) -> bool {
-        self.0.is_last()
+impl RequestInFlight {
+    /// Whether the connection is to be closed after the answer.
+    pub fn closes_after_answer(&self) -> bool {
+        self.0.closes_after_answer()
     }
 }
 
-impl Drop for InHand {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
         self.0.touch();

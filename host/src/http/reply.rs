@@ -133,7 +133,7 @@ pub struct Failure {
     pub is_panic: bool,
 }
 
-/// Answers with an extension's failure. What lies behind a 500 is shown to administrators only.
+/// Answers with an extension's failure. The cause of a 500 is shown to administrators only.
 pub fn fail(failure: &Failure, is_admin: bool) -> Response<Body> {
     let code = failure
         .code

@@ -216,7 +216,7 @@ impl Authority {
         let source = credential.source;
         match self.look_up(&credential, ip, now(), upstream) {
             LookUp::Now(found) => Identified::Now(found.map_err(|denial| source.error(denial))),
-            LookUp::Later(outcome) => Identified::Later(IdentityLookup {
+            LookUp::Pending(outcome) => Identified::Pending(IdentityLookup {
                 outcome,
                 ip,
                 source,
@@ -243,7 +243,7 @@ impl Authority {
         let key = (digest, ip);
         match self.0.lookups.begin(key) {
             Begin::First => {}
-            Begin::Join(outcome) => return LookUp::Later(outcome),
+            Begin::Join(outcome) => return LookUp::Pending(outcome),
             Begin::Full => return LookUp::Now(Err(Denial::Unavailable)),
         }
         let query = IdentityQuery {
@@ -265,7 +265,7 @@ impl Authority {
                     // Err: this request is gone.
                     let _ = sender.send(work.await);
                 });
-                LookUp::Later(receiver)
+                LookUp::Pending(receiver)
             }
         }
     }
@@ -322,7 +322,7 @@ impl fmt::Debug for Authority {
 
 enum LookUp {
     Now(Result<Arc<Accountability>, Denial>),
-    Later(oneshot::Receiver<Outcome>),
+    Pending(oneshot::Receiver<Outcome>),
 }
 
 /// Who asks, or the look-up that will tell.
@@ -330,5 +330,5 @@ pub enum Identified {
     /// It is known.
     Now(Result<Arc<Accountability>, AuthError>),
     /// A source has been asked.
-    Later(IdentityLookup),
+    Pending(IdentityLookup),
 }

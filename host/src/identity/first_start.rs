@@ -11,7 +11,7 @@ use crate::store::start::{Created, Wanted};
 use crate::store::{DatabaseUrl, Store, StoreError};
 
 /// What was found or made.
-pub struct Opened {
+pub struct PreparedStore {
     /// What tokens are signed with.
     pub secret: String,
     /// The administrator that was made at the first start, if that is still one.
@@ -26,7 +26,7 @@ pub fn prepare(
     store: &Store,
     auth: &config::Auth,
     url: &DatabaseUrl,
-) -> Result<Opened, StoreError> {
+) -> Result<PreparedStore, StoreError> {
     let wanted = Wanted {
         email: Some(auth.admin_email.clone()).filter(|email| !email.is_empty()),
         password: auth.admin_password.reveal().map(str::to_owned),
@@ -63,7 +63,7 @@ pub fn prepare(
         .filter(|user| user.is_active())
         .map(|user| local_users::known(&user))
         .filter(|known| known.who.admin);
-    Ok(Opened {
+    Ok(PreparedStore {
         secret,
         administrator,
     })

@@ -10,7 +10,7 @@ use crate::http::facts::HeaderFacts;
 use crate::http::token_parameter::{holds_token, token_parameter};
 
 /// Removes every `access_token` from the query of a URL (path and query, as sent), in whatever way its name is encoded,
-/// lists and objects included. A question mark with nothing left behind it goes, too.
+/// lists and objects included. A question mark with nothing left after it goes, too.
 pub fn redact_url(url: &str) -> Cow<'_, str> {
     let Some((path, query)) = url.split_once('?') else {
         return Cow::Borrowed(url);
@@ -104,7 +104,7 @@ fn redact_cookies(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut kept = Vec::with_capacity(value.len());
     for part in value.split(is_semicolon).filter(|part| !is_ours(part)) {
         match kept.is_empty() {
-            // The space that stood behind the semicolon before it.
+            // The space that stood after the semicolon before it.
             true => kept.extend_from_slice(part.trim_ascii_start()),
             false => {
                 kept.push(b';');

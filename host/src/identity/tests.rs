@@ -38,7 +38,7 @@ fn authority() -> Authority {
 fn at_once(identified: Identified) -> Result<Arc<Accountability>, AuthError> {
     match identified {
         Identified::Now(answer) => answer,
-        Identified::Later(_) => panic!("no source has to be waited for"),
+        Identified::Pending(_) => panic!("no source has to be waited for"),
     }
 }
 

@@ -263,19 +263,17 @@ fn parse_value(line: &str, text: &str) -> Result<(usize, String), &'static str> 
     let quoted = &text[start + 1..];
     let length = closing_quote(quoted, quote).ok_or("a quote is not closed")?;
     let value = &quoted[..length];
-    let behind = &quoted[length + 1..];
-    let end = behind
-        .find('\n')
-        .map_or(behind.len(), |newline| newline + 1);
-    let trailing = behind[..end].trim();
+    let after = &quoted[length + 1..];
+    let end = after.find('\n').map_or(after.len(), |newline| newline + 1);
+    let trailing = after[..end].trim();
     if !trailing.is_empty() && !trailing.starts_with('#') {
-        return Err("unexpected text behind the closing quote");
+        return Err("unexpected text after the closing quote");
     }
     let value = match quote {
         '"' => value.replace("\\n", "\n").replace("\\r", "\r"),
         _ => value.to_owned(),
     };
-    Ok((text.len() - behind.len() + end, value))
+    Ok((text.len() - after.len() + end, value))
 }
 
 fn closing_quote(quoted: &str, quote: char) -> Option<usize> {

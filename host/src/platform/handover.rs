@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{
@@ -14,6 +15,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::listen::Listeners;
 
 /// A page and so many sockets fit into one message.
 const DESCRIPTORS_MAX: usize = 64;
@@ -23,7 +27,7 @@ pub struct Handover {
     /// Where it notes who is inside which extension.
     pub page: File,
     /// What it listens on.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Listeners,
     /// What it is not to load.
     pub quarantined: Vec<Quarantined>,
 }
@@ -43,6 +47,23 @@ pub struct Quarantined {
     pub why: String,
 }
 
+/// An extension's code in which a thread was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The extension.
+    pub extension: String,
+    /// The ids under which it was served; none before it was mounted.
+    pub ids: Vec<String>,
+    /// Which files the build was made of.
+    pub fingerprint: u64,
+    /// Its build.
+    pub generation: u64,
+    /// The route, where it worked for a request.
+    pub route: Option<String>,
+    /// That request's id.
+    pub request: Option<String>,
+}
+
 /// What a server tells its supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -51,20 +72,11 @@ pub enum Notice {
     Ready,
     /// It has looked at its extensions again, as SIGHUP asks.
     Reloaded,
-    /// A worker does not come back from an extension.
+    /// A worker does not come back from an extension. The server accepts no connections until it hears
+    /// [`AcceptAgain`](Order::AcceptAgain): one that comes to that worker would be lost.
     Stuck {
-        /// The extension.
-        extension: String,
-        /// Its ids.
-        ids: Vec<String>,
-        /// Which files.
-        fingerprint: u64,
-        /// Which build.
-        generation: u64,
-        /// For which route it was called, where it was for a request.
-        route: Option<String>,
-        /// That request's id.
-        request: Option<String>,
+        /// Where it is.
+        place: Place,
         /// For how long already.
         stuck_ms: u64,
     },
@@ -75,10 +87,33 @@ pub enum Notice {
     },
 }
 
+/// What a supervisor tells its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Order {
+    /// No other server has taken its place: connections are its own again.
+    AcceptAgain,
+}
+
+impl Order {
+    /// Gives the order, without waiting for anything: a server that does not read has come to its end.
+    pub fn give(self, to: &UnixStream) {
+        // Err: see above.
+        let _ = write_line(to, &self);
+    }
+}
+
+fn write_line(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
 /// The first line.
 #[derive(Serialize, Deserialize)]
 struct Opening {
     quarantined: Vec<Quarantined>,
+    own_listeners: bool,
 }
 
 impl Handover {
@@ -89,11 +124,12 @@ impl Handover {
     pub fn send(&self, to: &UnixStream) -> io::Result<()> {
         let opening = Opening {
             quarantined: self.quarantined.clone(),
+            own_listeners: self.listeners.are_own,
         };
         let mut line = serde_json::to_vec(&opening)?;
         line.push(b'\n');
         let mut descriptors = vec![self.page.as_fd()];
-        descriptors.extend(self.listeners.iter().map(AsFd::as_fd));
+        descriptors.extend(self.listeners.sockets.iter().map(AsFd::as_fd));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
@@ -133,12 +169,18 @@ impl Handover {
             (&*from).read_exact(&mut byte)?;
             line.push(byte[0]);
         }
-        let Opening { quarantined } = serde_json::from_slice(&line)?;
+        let Opening {
+            quarantined,
+            own_listeners,
+        } = serde_json::from_slice(&line)?;
         let mut descriptors = descriptors.into_iter();
         let page = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(Self {
             page: page.into(),
-            listeners: descriptors.map(TcpListener::from).collect(),
+            listeners: Listeners {
+                sockets: descriptors.map(TcpListener::from).collect(),
+                are_own: own_listeners,
+            },
             quarantined,
         })
     }
@@ -147,6 +189,9 @@ impl Handover {
 /// A server's way to its supervisor.
 pub struct Link {
     stream: Mutex<UnixStream>,
+    /// See [`Order::AcceptAgain`].
+    accept_again: Notify,
+    is_alone: AtomicBool,
 }
 
 impl Link {
@@ -157,23 +202,33 @@ impl Link {
     pub fn from_stdin() -> io::Result<(Self, Handover)> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let handover = Handover::receive(&stream)?;
-        let stream = Mutex::new(stream);
-        Ok((Self { stream }, handover))
+        let link = Self {
+            stream: Mutex::new(stream),
+            accept_again: Notify::new(),
+            is_alone: AtomicBool::new(false),
+        };
+        Ok((link, handover))
     }
 
     /// Tells the supervisor something. Where it has gone, nobody needs to know.
     pub fn tell(&self, notice: &Notice) {
-        let Ok(mut line) = serde_json::to_vec(notice) else {
-            return;
-        };
-        line.push(b'\n');
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         // Err: see above.
-        let _ = stream.write_all(&line);
+        let _ = write_line(&stream, notice);
     }
 
-    /// Waits until the supervisor has gone. Blocks: for a thread of its own.
-    pub fn wait_until_alone(&self) {
+    /// Waits until connections are to be accepted again.
+    pub async fn accept_again(&self) {
+        self.accept_again.notified().await;
+    }
+
+    /// Whether the supervisor has gone, so that nobody takes over.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
+    }
+
+    /// Takes orders until the supervisor has gone. Blocks: for a thread of its own.
+    pub fn obey(&self) {
         let stream = self
             .stream
             .lock()
@@ -182,9 +237,13 @@ impl Link {
         let Ok(stream) = stream else {
             return;
         };
-        // The supervisor says nothing: what ends the lines is its end.
-        let lines = BufReader::new(stream).lines();
-        lines.map_while(Result::ok).for_each(drop);
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            // A newer supervisor may know more to say.
+            if let Ok(Order::AcceptAgain) = serde_json::from_str(&line) {
+                self.accept_again.notify_one();
+            }
+        }
+        self.is_alone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -206,7 +265,10 @@ mod tests {
         }];
         let handover = Handover {
             page: tempfile::tempfile().unwrap(),
-            listeners: vec![listener],
+            listeners: Listeners {
+                sockets: vec![listener],
+                are_own: true,
+            },
             quarantined: quarantined.clone(),
         };
         handover.send(&here).unwrap();
@@ -214,7 +276,7 @@ mod tests {
         drop(handover);
         let received = Handover::receive(&there).unwrap();
         assert_eq!(received.quarantined, quarantined);
-        assert_eq!(received.listeners[0].local_addr().unwrap(), address);
+        assert_eq!(received.listeners.sockets[0].local_addr().unwrap(), address);
         let mut more = [0; 4];
         (&there).read_exact(&mut more).unwrap();
         assert_eq!(&more, b"more");

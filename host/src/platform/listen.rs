@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use listenfd::ListenFd;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, Shutdown, SocketType};
 
 use super::sockets;
 
@@ -67,17 +67,50 @@ impl std::error::Error for ListenError {
     }
 }
 
+/// What a host listens on.
+pub struct Listeners {
+    /// The sockets.
+    pub sockets: Vec<TcpListener>,
+    /// They are this host's. Those that systemd has handed over are its own: it gives them to the next host.
+    pub are_own: bool,
+}
+
+impl Listeners {
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// Where there are too many descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(TcpListener::try_clone);
+        Ok(Self {
+            sockets: sockets.collect::<io::Result<_>>()?,
+            are_own: self.are_own,
+        })
+    }
+
+    /// Has nobody listen on them any more, whoever has them open: a process that an extension has forked would keep the ports from
+    /// the next host. For the last one who serves.
+    pub fn shut_down(&self) {
+        for socket in self.sockets.iter().filter(|_| self.are_own) {
+            // Err: it does not listen any more.
+            let _ = rustix::net::shutdown(socket, Shutdown::Both);
+        }
+    }
+}
+
 /// The sockets that systemd has opened and handed over (`LISTEN_FDS`); where there are none, one for each address that the name
 /// stands for.
 ///
 /// # Errors
 /// Where one that was handed over cannot be used, or no address can be bound.
-pub fn open(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenError> {
+pub fn open(host: &str, port: u16) -> Result<Listeners, ListenError> {
     let given = handed_over().map_err(ListenError::HandedOver)?;
-    if !given.is_empty() {
-        return Ok(given);
-    }
-    listeners(host, port).map_err(|cause| ListenError::bind(host, port, cause))
+    let are_own = given.is_empty();
+    let sockets = match are_own {
+        true => listeners(host, port).map_err(|cause| ListenError::bind(host, port, cause))?,
+        false => given,
+    };
+    Ok(Listeners { sockets, are_own })
 }
 
 fn handed_over() -> io::Result<Vec<TcpListener>> {

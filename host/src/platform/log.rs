@@ -152,6 +152,20 @@ fn write(level: Level, sentence: &dyn Display, fields: &[Field<'_>]) {
     log_writer::write(line.as_bytes());
 }
 
+/// An error that the handler of a signal tells, on a thread that may hold any lock: it goes past the queue, and nothing is allocated
+/// where `line` has room for it. `write` takes the line.
+pub fn error_at_once(
+    line: &mut String,
+    sentence: &str,
+    fields: &[Field<'_>],
+    write: impl FnOnce(&[u8]),
+) {
+    if enabled(Level::Error) {
+        format(line, Level::Error, &sentence, fields);
+        write(line.as_bytes());
+    }
+}
+
 const LINE_BYTES_USUAL: usize = 256;
 
 fn format(line: &mut String, level: Level, sentence: &dyn Display, fields: &[Field<'_>]) {

@@ -14,7 +14,7 @@ const PIECE_BYTES_MAX: usize = 4_096;
 /// What waits to be written.
 struct Queue {
     lines: Vec<u8>,
-    /// How many lines did not fit behind those.
+    /// How many lines did not fit after those.
     dropped_count: u64,
     has_writer: bool,
     /// The writer has taken lines and is not done with them.

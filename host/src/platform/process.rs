@@ -60,8 +60,22 @@ fn exit(code: u8, log_within: Duration) -> ! {
     log_writer::flush(log_within);
     // Handlers of `atexit` and destructors of libraries are skipped: those of an extension may hang or crash, and the host has
     // none that matters.
-    // SAFETY: it takes no pointer, may be called at any time on any thread, and does not return.
-    unsafe { libc::_exit(code.into()) }
+    end_at_once(code.into())
+}
+
+/// Ends the process by the system call: the function `_exit` of this program notes who calls it
+/// ([`fatal_signals`](crate::runtime::fatal_signals)).
+pub fn end_at_once(code: i32) -> ! {
+    #[cfg(target_os = "linux")]
+    loop {
+        // SAFETY: it takes no pointer, may be called at any time on any thread, and does not return.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: as above.
+    unsafe {
+        libc::_exit(code)
+    }
 }
 
 // ---- What all code in it shares ----

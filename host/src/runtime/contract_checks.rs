@@ -169,7 +169,7 @@ impl Rule {
             Self::AnswersOnce => (
                 "answers-once",
                 "A request is finished by exactly one of `respond`, `fail`, `relay`, `drop`, or by `stream` and then `end`.",
-                "return right behind the first answer",
+                "return right after the first answer",
             ),
             Self::AnswersRequests => (
                 "answers-requests",
@@ -219,7 +219,7 @@ impl Rule {
             Self::AtItsStage => (
                 "at-its-stage",
                 "not possible at this stage: for example `route` after `create` has returned",
-                "declare endpoints and routes in `create`, and call `write` and `end` behind `stream`",
+                "declare endpoints and routes in `create`, and call `write` and `end` after `stream`",
             ),
             Self::DeclaresVariables => (
                 "declares-variables",

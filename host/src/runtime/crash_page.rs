@@ -9,6 +9,7 @@
 )]
 
 use std::cell::Cell;
+use std::fmt::{self, Display};
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
@@ -20,6 +21,9 @@ use std::sync::atomic::{
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::platform::handover::Place;
+use crate::platform::log;
+
 /// Says how the page is laid out: another host's supervisor may read it, after an upgrade. To be counted up with each change.
 const LAYOUT: u64 = 1;
 /// So many threads can be inside extensions and be told apart; all beyond share the last mark.
@@ -28,6 +32,8 @@ const THREADS_MAX: usize = 512;
 const BUILDS_MAX: usize = 4_096;
 /// For the names of extensions and routes, each once.
 const TEXT_BYTES: usize = 256 << 10;
+/// The length of a text, in a byte; more is of no use in a line of the log.
+const TEXT_LENGTH_MAX: usize = 250;
 
 /// The page of this process; null before it was made.
 static PAGE: AtomicPtr<CrashPage> = AtomicPtr::new(ptr::null_mut());
@@ -108,23 +114,6 @@ pub struct CallMark {
     pub request: [u8; 16],
     /// See [`CrashPage::add_text`].
     pub route: u32,
-}
-
-/// An extension's code in which a thread was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The extension.
-    pub extension: String,
-    /// The ids under which it was served; none before it was mounted.
-    pub ids: Vec<String>,
-    /// Which files the build was made of.
-    pub fingerprint: u64,
-    /// Its build.
-    pub generation: u64,
-    /// The route, where it worked for a request.
-    pub route: Option<String>,
-    /// That request's id.
-    pub request: Option<String>,
 }
 
 /// The page of this process; made at the first call, where [`adopt`] has not given another.
@@ -348,11 +337,10 @@ fn words_of(request: [u8; 16]) -> [u64; 2] {
     [(both >> 64) as u64, both as u64]
 }
 
-fn request_of(words: &[AtomicU64; 2]) -> Option<String> {
+fn request_of(words: &[AtomicU64; 2]) -> Option<[u8; 16]> {
     let [high, low] = [&words[0], &words[1]].map(|word| u128::from(word.load(Ordering::Relaxed)));
     let bytes = (high << 64 | low).to_ne_bytes();
-    let is_id = bytes.iter().all(u8::is_ascii_hexdigit);
-    is_id.then(|| String::from_utf8_lossy(&bytes).into_owned())
+    bytes.iter().all(u8::is_ascii_hexdigit).then_some(bytes)
 }
 
 impl CrashPage {
@@ -391,9 +379,7 @@ impl CrashPage {
 
     /// Keeps a text; 0 where there is no room. Not for the same text twice: who asks knows which are there.
     pub fn add_text(&self, text: &str) -> u32 {
-        /// More is of no use in a line of the log.
-        const LENGTH_MAX: usize = 250;
-        let text = &text.as_bytes()[..text.floor_char_boundary(LENGTH_MAX)];
+        let text = &text.as_bytes()[..text.floor_char_boundary(TEXT_LENGTH_MAX)];
         // A byte that tells the length, and the bytes. Nothing begins at 0.
         let needed = text.len() as u32 + 1;
         let grown =
@@ -426,6 +412,36 @@ impl CrashPage {
             .filter(is_it)
             .map(|mark| mark.number.load(Ordering::Relaxed));
         found.max().unwrap_or(0)
+    }
+
+    /// Gives what has been noted of the process's end, as facts for a line of the log; allocates nothing.
+    pub fn tell_fault(&self, cause: &dyn Display, tell: impl FnOnce(&[log::Field<'_>])) {
+        let fault = &self.fault;
+        let number = fault.build.load(Ordering::Relaxed);
+        let mark = self.mark_of(number);
+        if number == 0 || mark.number.load(Ordering::Acquire) != number {
+            return tell(&[
+                ("cause", cause),
+                ("extension", &"unknown: none was being called"),
+            ]);
+        }
+        let build = mark.generation.load(Ordering::Relaxed);
+        let of = |text: &AtomicU32| Text {
+            page: self,
+            place: text.load(Ordering::Relaxed),
+        };
+        let (extension, route) = (of(&mark.name), of(&fault.route));
+        let request = request_of(&fault.request);
+        let id = request.as_ref().map(|id| str::from_utf8(id).unwrap_or(""));
+        let fields: [log::Field<'_>; 5] = [
+            ("cause", cause),
+            ("extension", &extension),
+            ("build", &build),
+            ("route", &route),
+            ("request", &id.unwrap_or("")),
+        ];
+        // It need not have been called for a request.
+        tell(&fields[..if id.is_some() { 5 } else { 3 }]);
     }
 
     // ---- The supervisor reads ----
@@ -466,7 +482,7 @@ impl CrashPage {
         if number == 0 || mark.number.load(Ordering::Acquire) != number {
             return None;
         }
-        let request = request_of(request);
+        let request = request_of(request).map(|id| String::from_utf8_lossy(&id).into_owned());
         Some(Place {
             extension: self.text(mark.name.load(Ordering::Relaxed))?,
             ids: self
@@ -483,25 +499,50 @@ impl CrashPage {
     }
 
     fn text(&self, place: u32) -> Option<String> {
+        let mut room = [0; TEXT_LENGTH_MAX];
+        let bytes = self.text_bytes(place, &mut room)?;
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    fn text_bytes<'a>(&self, place: u32, room: &'a mut [u8; TEXT_LENGTH_MAX]) -> Option<&'a [u8]> {
         let from = self.text.get(place as usize..).filter(|_| place != 0)?;
         let length = usize::from(from.first()?.load(Ordering::Relaxed));
-        let bytes: Vec<u8> = from
-            .get(1..=length)?
-            .iter()
-            .map(|byte| byte.load(Ordering::Relaxed))
-            .collect();
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        let room = room.get_mut(..length)?;
+        for (target, byte) in room.iter_mut().zip(from.get(1..=length)?) {
+            *target = byte.load(Ordering::Relaxed);
+        }
+        Some(room)
+    }
+}
+
+/// A text of the page; empty where there is none.
+struct Text<'a> {
+    page: &'a CrashPage,
+    place: u32,
+}
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut room = [0; TEXT_LENGTH_MAX];
+        let bytes = self.page.text_bytes(self.place, &mut room);
+        f.write_str(str::from_utf8(bytes.unwrap_or_default()).unwrap_or_default())
     }
 }
 
 impl Fault {
-    /// Notes what ends the process, once: the first is the cause.
-    pub fn note(&self, signal: i32, overflows: bool, mark: Option<&ThreadMark>, build: u64) {
+    /// Notes what ends the process, once: the first is the cause. Tells whether this was it.
+    pub fn note(
+        &self,
+        signal: i32,
+        overflows: bool,
+        mark: Option<&ThreadMark>,
+        build: u64,
+    ) -> bool {
         let first = self
             .state
             .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
         if first.is_err() {
-            return;
+            return false;
         }
         self.signal.store(signal, Ordering::Relaxed);
         self.overflows
@@ -515,6 +556,7 @@ impl Fault {
             }
         }
         self.state.store(2, Ordering::Release);
+        true
     }
 }
 

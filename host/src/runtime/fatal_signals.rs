@@ -1,4 +1,5 @@
-//! UNSAFE: notes in whose code the process was when a signal ends it, or when somebody else than the host calls `exit`.
+//! UNSAFE: notes in whose code the process was when a signal ends it, or when somebody else than the host calls `exit` or one of its
+//! siblings. Where no supervisor reads what is noted, it says so itself, in a line of the log.
 //!
 //! The handler runs on the thread that the fault happened to, on a stack of its own, between any two instructions: it takes no
 //! lock and allocates nothing. What it cannot find out, it leaves out. Then the process ends as it would have without it: the
@@ -9,10 +10,15 @@
 )]
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::{io, ptr};
+use std::fmt::{self, Display};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::{io, process, ptr};
 
-use super::crash_page::{ThreadMark, page, page_if_made};
+use super::crash_page::{CrashPage, ThreadMark, page, page_if_made};
+use crate::platform::child::signal_name;
+use crate::platform::log;
+use crate::platform::process::end_at_once;
 
 /// What a process ends by that has made a mistake.
 const FATAL: [c_int; 7] = [
@@ -28,16 +34,30 @@ const FATAL: [c_int; 7] = [
 /// A fault that near to the end of the stack is the stack's: where a function makes room, it first touches that.
 const NEAR_STACK_BYTES: usize = 64 << 10;
 
+/// What stands in a line that the host writes of its own end, and in no longer one: each of its two texts has at most 250 bytes, and
+/// what is escaped has at most five times as many.
+const LINE_BYTES_MAX: usize = 4_096;
+
 /// The host ends, and has meant to.
 static IS_MEANT: AtomicBool = AtomicBool::new(false);
+/// The process whose faults are noted; 0: nobody's. What an extension forks has the handlers and the page, too.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+/// Room for the line; none where a supervisor writes it.
+static LINE: Mutex<String> = Mutex::new(String::new());
 
-/// Has faults noted from now on.
+/// Has faults noted from now on, and told where there is no supervisor that does.
 ///
 /// # Errors
 /// Where the system does not take the handler.
-pub fn install() -> io::Result<()> {
+pub fn install(is_supervised: bool) -> io::Result<()> {
     // Made now: not when it is needed.
     let _ = page();
+    if let Ok(mut line) = LINE.lock()
+        && !is_supervised
+    {
+        line.reserve(LINE_BYTES_MAX);
+    }
+    PROCESS.store(process::id(), Ordering::Relaxed);
     // SAFETY: all zero is a value; the handler keeps the rules of handlers, see above.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_signal as *const () as usize;
@@ -49,10 +69,14 @@ pub fn install() -> io::Result<()> {
         }
     }
     // SAFETY: `on_exit` has the signature, and calls nothing of what may be gone by then.
-    if unsafe { libc::atexit(on_exit) } != 0 {
+    if unsafe { libc::atexit(on_exit) | at_quick_exit(on_exit) } != 0 {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     Ok(())
+}
+
+unsafe extern "C" {
+    fn at_quick_exit(handler: extern "C" fn()) -> c_int;
 }
 
 /// Says that the host ends by its own will.
@@ -83,9 +107,27 @@ extern "C" fn on_exit() {
     note(0, false, 0, (&raw const here).expose_provenance());
 }
 
+/// What libraries find under this name: what the program itself has comes before what the C library has, and the linker exports it
+/// because that has it, too. Other ways past `exit` are closed to them, but for the system call by its number.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+extern "C" fn _exit(code: c_int) -> ! {
+    on_exit();
+    end_at_once(code)
+}
+
+/// The same in C99.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+extern "C" fn _Exit(code: c_int) -> ! {
+    on_exit();
+    end_at_once(code)
+}
+
 /// Notes the thread's own mark, or else the library in whose code it is.
 fn note(signal: c_int, overflows: bool, code: usize, stack: usize) {
-    let Some(page) = page_if_made() else {
+    let Some(page) = page_if_made().filter(|_| PROCESS.load(Ordering::Relaxed) == process::id())
+    else {
         return;
     };
     let mark = ThreadMark::if_taken();
@@ -95,7 +137,56 @@ fn note(signal: c_int, overflows: bool, code: usize, stack: usize) {
     } else {
         marked
     };
-    page.fault.note(signal, overflows, mark, build);
+    if page.fault.note(signal, overflows, mark, build) {
+        tell(page, &Cause { signal, overflows });
+    }
+}
+
+/// Writes the line of a host that has no supervisor. Takes no lock that anybody waits with, and allocates nothing.
+fn tell(page: &CrashPage, cause: &Cause) {
+    let Some(mut line) = LINE.try_lock().ok().filter(|line| line.capacity() > 0) else {
+        return;
+    };
+    let sentence = "the host has crashed; it has no supervisor that would start it anew";
+    page.tell_fault(cause, |fields| {
+        log::error_at_once(&mut line, sentence, fields, write);
+    });
+}
+
+/// Writes to stderr, where that takes it soon: a process whose log nobody reads ends all the same.
+fn write(line: &[u8]) {
+    const WITHIN_MS: c_int = 100;
+    let mut stderr = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one entry, as it says; the line is readable. A pipe that can be written to takes a line of this length without waiting.
+    unsafe {
+        if libc::poll(&raw mut stderr, 1, WITHIN_MS) > 0 {
+            libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
+        }
+    }
+}
+
+/// What has ended the process: "SIGSEGV (stack overflow)".
+struct Cause {
+    signal: c_int,
+    overflows: bool,
+}
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.signal {
+            0 => "exit",
+            signal => signal_name(signal),
+        })?;
+        f.write_str(if self.overflows {
+            " (stack overflow)"
+        } else {
+            ""
+        })
+    }
 }
 
 /// Where the thread was, and where its stack ends.

@@ -197,7 +197,7 @@ impl Drop for PumpHeld<'_> {
 }
 
 /// What is left to do of a worker whose loop is over: what is due is called, and the jobs of other threads are run, also of
-/// what was in hand at the end.
+/// what was in flight at the end.
 struct EndOfLoop(&'static Worker);
 
 impl Drop for EndOfLoop {

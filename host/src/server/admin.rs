@@ -27,7 +27,7 @@ pub enum Served {
     /// It is there.
     Now(Response<Body>),
     /// It takes a while.
-    Soon(LocalBoxFuture<'static, Response<Body>>),
+    Pending(LocalBoxFuture<'static, Response<Body>>),
 }
 
 /// Serves the host's own routes; `None` where the path is none of them.
@@ -40,9 +40,9 @@ pub fn serve(
     let now = match path {
         "/server/ping" => on(method, &Method::GET, || text(StatusCode::OK, "pong")),
         "/server/health" if is_get(method) => {
-            return Some(Served::Soon(health::health(host, who.admin)));
+            return Some(Served::Pending(health::health(host, who.admin)));
         }
-        "/server/ready" if is_get(method) => return Some(Served::Soon(health::ready(host))),
+        "/server/ready" if is_get(method) => return Some(Served::Pending(health::ready(host))),
         "/server/health" | "/server/ready" => {
             on(method, &Method::GET, || refuse(&Refusal::Internal))
         }
@@ -50,7 +50,7 @@ pub fn serve(
         "/extensions" | "/extensions/" if who.admin => {
             if matches!(*method, Method::GET | Method::HEAD) {
                 let host = host.clone();
-                return Some(Served::Soon(Box::pin(async move {
+                return Some(Served::Pending(Box::pin(async move {
                     compute_hashes(&host).await;
                     extensions(&host)
                 })));
@@ -63,7 +63,10 @@ pub fn serve(
             if !who.admin {
                 refuse(&Refusal::Forbidden)
             } else if *method == Method::POST {
-                return Some(Served::Soon(Box::pin(reload(host.clone(), id.to_owned()))));
+                return Some(Served::Pending(Box::pin(reload(
+                    host.clone(),
+                    id.to_owned(),
+                ))));
             } else {
                 on(method, &Method::POST, || refuse(&Refusal::Internal))
             }

@@ -330,8 +330,9 @@ impl<S: Serves> Future for ServedConnection<S> {
                     let _on = this.connections.enter(&this.connection);
                     requests.as_mut().poll(cx)
                 };
-                let is_last = this.connection.client.is_last() && this.connection.is_idle();
-                if is_last && this.connection.client.has_sent_too_much() {
+                let closes =
+                    this.connection.client.closes_after_answer() && this.connection.is_idle();
+                if closes && this.connection.client.has_sent_too_much() {
                     cold_path();
                     this.leave();
                     continue;
@@ -412,7 +413,7 @@ impl Connections {
         self.clock.set(now);
         self.stopping.set(Some(now));
         for connection in &*self.open.borrow() {
-            connection.client.set_last(true);
+            connection.client.set_closes_after_answer(true);
         }
         self.changed.notify_one();
     }
@@ -432,7 +433,7 @@ impl Connections {
             self.changed.notify_one();
         }
         let client = Rc::new(ClientConnection::new(peer, self.clock.clone()));
-        client.set_last(self.stopping.get().is_some());
+        client.set_closes_after_answer(self.stopping.get().is_some());
         let connection = Rc::new(Connection {
             stream: RefCell::new(Some(stream)),
             client,

@@ -23,7 +23,7 @@ use crate::config::values::Require;
 use crate::extension::loaded::Extension;
 use crate::extension::routes::{Found, Route, RouteData};
 use crate::http::body::{self, Body};
-use crate::http::client_connection::{ClientConnection, InHand};
+use crate::http::client_connection::{ClientConnection, RequestInFlight};
 use crate::http::facts::RequestFacts;
 use crate::http::reply::{self, Refusal, refuse};
 use crate::http::request_id::RequestId;
@@ -39,7 +39,7 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
     let has_body = !matches!(request.payload(), Payload::None);
     let connection = worker.connections.begin(request.peer_addr(), has_body);
     let headers = &request.head().headers;
-    let in_hand = connection.begin();
+    let in_flight = connection.begin();
     let ip = connection.peer().address().ip();
     let info = RequestInfo {
         id: worker.requests.next_id(),
@@ -57,7 +57,7 @@ pub fn serve(worker: &'static ServerWorker, mut request: Request) -> ResponseFut
         state: State::OfHost(None),
         worker,
         id: info.id,
-        in_hand: Some(in_hand),
+        in_flight: Some(in_flight),
         is_head: *request.method() == Method::HEAD,
         supports_chunked: request.version() >= Version::HTTP_11,
         access: AccessLine::begin(worker.host.config.log.access, &request, &info),
@@ -99,7 +99,7 @@ fn identify_then_dispatch(
     match identified {
         Identified::Now(Ok(who)) => dispatch_identified(worker, request, info, who, access),
         Identified::Now(Err(error)) => State::of_host(unauthorized(&error)),
-        Identified::Later(answer) => {
+        Identified::Pending(answer) => {
             dispatch_when_identified(worker, request, info, answer, access.cloned())
         }
     }
@@ -114,7 +114,7 @@ fn dispatch_when_identified(
     answer: identity::IdentityLookup,
     access: Option<Rc<AccessLine>>,
 ) -> State {
-    State::Later(Box::pin(async move {
+    State::Pending(Box::pin(async move {
         match answer.await {
             Ok(who) => dispatch_identified(worker, request, info, who, access.as_ref()),
             Err(error) => State::of_host(unauthorized(&error)),
@@ -221,15 +221,15 @@ fn serve_host_route(
     let who = who.unwrap_or_default();
     let path = request.uri().path();
     if sign_in::serves(path) {
-        return State::Later(Box::pin(async move {
+        return State::Pending(Box::pin(async move {
             State::of_host(sign_in::serve(worker, request, &connection, who).await)
         }));
     }
     match admin::serve(&worker.host, request.method(), path, &who) {
         None => State::of_host(not_found(path)),
         Some(Served::Now(response)) => State::of_host(response),
-        Some(Served::Soon(answer)) => {
-            State::Later(Box::pin(async { State::of_host(answer.await) }))
+        Some(Served::Pending(answer)) => {
+            State::Pending(Box::pin(async { State::of_host(answer.await) }))
         }
     }
 }
@@ -421,7 +421,7 @@ pub struct ResponseFuture {
     worker: &'static ServerWorker,
     id: RequestId,
     /// Until the answer is given to actix whole: then `None`, or within its body.
-    in_hand: Option<InHand>,
+    in_flight: Option<RequestInFlight>,
     is_head: bool,
     supports_chunked: bool,
     access: Option<Rc<AccessLine>>,
@@ -435,7 +435,7 @@ enum State {
     /// An extension is at work. Dropped, the client has left.
     Waiting(Option<ClientSide>),
     /// Who asks is being found out, or the host itself is at work.
-    Later(LocalBoxFuture<'static, State>),
+    Pending(LocalBoxFuture<'static, State>),
 }
 
 impl State {
@@ -450,7 +450,7 @@ impl Future for ResponseFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        while let State::Later(next) = &mut this.state {
+        while let State::Pending(next) = &mut this.state {
             cold_path();
             this.state = std::task::ready!(next.as_mut().poll(cx));
         }
@@ -471,7 +471,7 @@ impl Future for ResponseFuture {
                 Some(response) => reply::with_id(response, this.id),
                 None => return Poll::Pending,
             },
-            State::Later(_) => return Poll::Pending,
+            State::Pending(_) => return Poll::Pending,
         };
         // An answer is moved only where it has to be: it is large.
         if this.is_head || body::has_none(response.status()) {
@@ -482,8 +482,8 @@ impl Future for ResponseFuture {
             cold_path();
             body::end_by_closing(&mut response);
         }
-        if let Some(in_hand) = this.in_hand.take() {
-            if in_hand.is_last() {
+        if let Some(in_flight) = this.in_flight.take() {
+            if in_flight.closes_after_answer() {
                 cold_path();
                 response
                     .head_mut()
@@ -491,7 +491,7 @@ impl Future for ResponseFuture {
             }
             if response.body().has_source() {
                 response = response.map_body(|_, mut body| {
-                    body.keep(in_hand);
+                    body.keep(in_flight);
                     body
                 });
             }

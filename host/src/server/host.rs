@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::blocking::BlockingThreads;
@@ -19,6 +19,7 @@ use crate::extension::reload_thread::ReloadThread;
 use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::handover::{Link, Quarantined};
+use crate::platform::listen::Listeners;
 use crate::upstream::connect::remember_roots;
 
 /// See the module's text.
@@ -31,6 +32,8 @@ pub struct Host {
     pub catalog: Arc<Catalog>,
     /// To the supervisor, where there is one.
     pub link: Option<Arc<Link>>,
+    /// What it listens on, once it does.
+    pub listeners: OnceLock<Listeners>,
     /// The threads for routes that block.
     pub blocking: BlockingThreads,
     /// Who brings the extensions in line while the host serves.
@@ -72,6 +75,7 @@ impl Host {
         Ok(Arc::new(Self {
             blocking: BlockingThreads::new(config.limits.blocking_threads),
             reloads: ReloadThread::default(),
+            listeners: OnceLock::new(),
             hashing: tokio::sync::Mutex::default(),
             config,
             authority,
@@ -96,6 +100,14 @@ impl Host {
         match registry.refused().count() {
             refused if self.config.must_load && refused > 0 => Err(ServeError::MustLoad(refused)),
             _ => Ok(()),
+        }
+    }
+
+    /// Has nobody listen any more where this host does, unless another one takes over.
+    pub fn shut_down_listeners(&self) {
+        let is_last = self.link.as_ref().is_none_or(|link| link.is_alone());
+        if let Some(listeners) = self.listeners.get().filter(|_| is_last) {
+            listeners.shut_down();
         }
     }
 

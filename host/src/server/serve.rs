@@ -1,10 +1,10 @@
 //! Starts the workers.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
@@ -16,7 +16,8 @@ use super::shutdown::{self, Ended, Signals};
 use super::watch::{Descriptor, Watch};
 use crate::extension::reload_thread::ReloadError;
 use crate::extension::watcher::Watcher;
-use crate::platform::handover::Notice;
+use crate::platform::handover::{Link, Notice};
+use crate::platform::listen::Listeners;
 use crate::platform::log::{self, Level};
 use crate::platform::thread_locals::touch_thread_locals;
 
@@ -27,7 +28,7 @@ use crate::platform::thread_locals::touch_thread_locals;
 /// Where a listener cannot be used or the event loop fails.
 pub async fn run(
     host: Arc<Host>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     listening: impl FnOnce(&[SocketAddr]),
 ) -> Result<Ended, ServeError> {
     run_until(host, listeners, listening, std::future::pending()).await
@@ -39,7 +40,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_until(
     host: Arc<Host>,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     listening: impl FnOnce(&[SocketAddr]),
     stop: impl Future<Output = ()> + 'static,
 ) -> Result<Ended, ServeError> {
@@ -52,7 +53,11 @@ pub async fn run_until(
         .shutdown_timeout(config.limits.shutdown_timeout_ms.div_ceil(1_000).max(1))
         .disable_signals();
     let (mut addresses, mut descriptors) = (Vec::new(), Vec::new());
-    for listener in listeners {
+    // Err: a run before this one has left its own.
+    let _ = host
+        .listeners
+        .set(listeners.try_clone().map_err(ServeError::Run)?);
+    for listener in listeners.sockets {
         addresses.extend(listener.local_addr());
         descriptors.extend(Descriptor::of(&listener));
         let factory = Factory { host: host.clone() };
@@ -78,10 +83,12 @@ pub async fn run_until(
         .transpose()
         .map_err(ServeError::Run)?;
     let signals_kept = KeptSignals::now().map_err(ServeError::Run)?;
-    let watch = Watch::start(host.clone(), descriptors, signals_kept).map_err(ServeError::Run)?;
+    let watch = Watch::start(host.clone(), server.clone(), descriptors, signals_kept)
+        .map_err(ServeError::Run)?;
     host.catalog.workers.keep_alive(true);
     listening(&addresses);
     if let Some(link) = &host.link {
+        actix_rt::spawn(accept_again(link.clone(), server.clone()));
         link.tell(&Notice::Ready);
     }
     let end = tokio::select! {
@@ -117,6 +124,14 @@ enum End {
     Signal(&'static str),
     /// The caller said so.
     Ordered,
+}
+
+/// Accepts connections again where the supervisor says so: see [`Notice::Stuck`].
+async fn accept_again(link: Arc<Link>, server: ServerHandle) {
+    loop {
+        link.accept_again().await;
+        server.resume().await;
+    }
 }
 
 /// SIGHUP: look at the extensions folder and the environment now, and try again what was refused for a cause that may have passed.

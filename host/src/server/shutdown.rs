@@ -22,9 +22,9 @@ use crate::platform::threads::COMPUTING;
 
 /// How long a connection may take from the listener to its worker.
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(100);
-/// How long extensions may take behind the deadline to do without what was cancelled, and to stop.
+/// How long extensions may take after the deadline to do without what was cancelled, and to stop.
 const STOPPED_WITHIN: Duration = Duration::from_millis(700);
-/// When, behind the deadline, the process ends in any case: within a second, with what is left to be written.
+/// When, after the deadline, the process ends in any case: within a second, with what is left to be written.
 const FORCED_AFTER: Duration = Duration::from_millis(850);
 
 /// How a host has ended.
@@ -94,6 +94,7 @@ pub async fn stop(
         () = stop_in_order(host, server, deadline) => {}
         name = signals.next() => {
             log::event(Level::Info, "stopping now", &[("signal", &name)]);
+            host.shut_down_listeners();
             // Who asks twice does not want to wait for hooks.
             host.catalog.copies.end();
             process::force_end(process::DONE);
@@ -114,6 +115,8 @@ async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instan
         host.catalog.report_requests();
         host.catalog.workers.on_each(|_| connections().close());
     }
+    // Nothing is accepted any more.
+    host.shut_down_listeners();
     let deadline = deadline + STOPPED_WITHIN;
     host.catalog.begin_end(deadline);
     // Beside that: no extension uses it, and one may never come back from its hook.
@@ -142,6 +145,7 @@ pub async fn finish_connections(host: &Host, server: &ServerHandle) {
 
 /// Ends the process although something does not come to its end, and names that.
 pub fn force_end(host: &Host) -> ! {
+    host.shut_down_listeners();
     report_left(host);
     log::event(
         Level::Error,

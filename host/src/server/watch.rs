@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
+use actix_web::dev::ServerHandle;
+
 use super::host::Host;
 use super::kept_signals::KeptSignals;
 use super::shutdown;
@@ -15,7 +17,7 @@ use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
 use crate::platform::process::{self, EndsWithThread};
 use crate::platform::thread_locals::touch_thread_locals;
-use crate::runtime::crash_page::{Place, page};
+use crate::runtime::crash_page::page;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -49,6 +51,7 @@ impl Watch {
     /// Where the system gives no thread.
     pub fn start(
         host: Arc<Host>,
+        server: ServerHandle,
         listeners: Vec<Descriptor>,
         signals: KeptSignals,
     ) -> io::Result<Self> {
@@ -57,6 +60,7 @@ impl Watch {
             stuck_after: Duration::from_millis(host.config.limits.stuck_ms),
             create_timeout: Duration::from_millis(host.config.limits.create_timeout_ms.max(1)),
             host,
+            server,
             listeners,
             signals,
             workers: Vec::new(),
@@ -98,6 +102,8 @@ impl Orders {
 
 struct Watched {
     host: Arc<Host>,
+    /// Takes connections.
+    server: ServerHandle,
     /// How long the initialisers of a library may take.
     create_timeout: Duration,
     /// How long an extension may keep a worker before the supervisor is told; zero: for ever.
@@ -183,7 +189,10 @@ impl Watched {
                 // Told again after as long, where nothing came of it.
                 seen.stuck_since = None;
                 if let Some(place) = page().place_of(mark) {
-                    link.tell(&stuck_notice(place, self.stuck_after));
+                    // One that comes to this worker would be lost. They wait for the next server, or until there is none.
+                    drop(self.server.pause());
+                    let stuck_ms = self.stuck_after.as_millis() as u64;
+                    link.tell(&Notice::Stuck { place, stuck_ms });
                 }
             }
             if is_same && inside.0 != 0 {
@@ -209,27 +218,6 @@ impl Watched {
         }
         workers.set_blocked(blocked);
         workers.ask_for_sign_of_life();
-    }
-}
-
-/// What the supervisor is told of a worker that does not come back.
-fn stuck_notice(place: Place, stuck: Duration) -> Notice {
-    let Place {
-        extension,
-        ids,
-        fingerprint,
-        generation,
-        route,
-        request,
-    } = place;
-    Notice::Stuck {
-        extension,
-        ids,
-        fingerprint,
-        generation,
-        route,
-        request,
-        stuck_ms: stuck.as_millis() as u64,
     }
 }
 

@@ -75,14 +75,14 @@ impl fmt::Display for DatabaseUrl {
         match self {
             DatabaseUrl::File(path) => path.display().fmt(f),
             DatabaseUrl::Postgres(url) => {
-                let behind = url.rsplit_once('@').map_or_else(
+                let after = url.rsplit_once('@').map_or_else(
                     || url.split_once("://").map_or("", |(_, rest)| rest),
                     |(_, rest)| rest,
                 );
                 write!(
                     f,
                     "postgres://{}",
-                    behind.split('?').next().unwrap_or_default()
+                    after.split('?').next().unwrap_or_default()
                 )
             }
         }

@@ -47,7 +47,7 @@ impl Status {
     }
 }
 
-/// A query for users with their roles, and more columns and conditions behind them: [`User::of`] reads the first ten.
+/// A query for users with their roles, and more columns and conditions after them: [`User::of`] reads the first ten.
 macro_rules! users {
     ($columns:literal, $from:literal) => {
         concat!(

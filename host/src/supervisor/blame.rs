@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::Quarantine;
-use crate::platform::handover::Quarantined;
-use crate::runtime::crash_page::Place;
+use crate::platform::handover::{Place, Quarantined};
 
 /// The files of a build: others are tried anew.
 type Build = (String, u64);

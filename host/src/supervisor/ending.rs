@@ -4,8 +4,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use crate::platform::child::signal_name;
+use crate::platform::handover::Place;
 use crate::platform::log::{self, Level};
-use crate::runtime::crash_page::{Mapping, Place};
+use crate::runtime::crash_page::Mapping;
 
 /// How a server has ended.
 pub struct Ending {
@@ -37,7 +38,7 @@ impl Ending {
                 is_certain: noted.place.is_some(),
                 culprits: noted.place.into_iter().collect(),
             },
-            // Nothing was noted: `_exit`, or a kill from outside. Whoever was inside may have done it, or have had bad luck.
+            // Nothing was noted: a kill from outside, or what no handler sees. Whoever was inside may have done it, or have had bad luck.
             None => {
                 let culprits = inside();
                 let is_certain = culprits.len() == 1 && status.signal().is_none();

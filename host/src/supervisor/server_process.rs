@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -15,7 +14,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::platform::handover::{Handover, Notice, Quarantined};
+use crate::platform::handover::{Handover, Notice, Order, Quarantined};
+use crate::platform::listen::Listeners;
 use crate::runtime::crash_page::{self, Mapping};
 
 /// How servers are started.
@@ -25,7 +25,7 @@ pub struct Launch {
     /// Its arguments.
     pub arguments: Vec<OsString>,
     /// What it listens on.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Listeners,
 }
 
 /// What happens to a server, by its number.
@@ -47,6 +47,7 @@ pub struct ServerProcess {
     /// When it is to be killed: it was told to end before.
     pub kill_at: Option<Instant>,
     page: File,
+    orders: UnixStream,
 }
 
 impl ServerProcess {
@@ -62,10 +63,9 @@ impl ServerProcess {
     ) -> io::Result<Self> {
         let (here, there) = UnixStream::pair()?;
         let page = crash_page::anonymous()?;
-        let listeners = launch.listeners.iter().map(TcpListener::try_clone);
         let handover = Handover {
             page: page.try_clone()?,
-            listeners: listeners.collect::<io::Result<_>>()?,
+            listeners: launch.listeners.try_clone()?,
             quarantined: quarantined.to_vec(),
         };
         handover.send(&here)?;
@@ -82,6 +82,7 @@ impl ServerProcess {
             .spawn()?;
         let pid = child.id().unwrap_or_default();
         here.set_nonblocking(true)?;
+        let orders = here.try_clone()?;
         let lines = BufReader::new(tokio::net::UnixStream::from_std(here)?).lines();
         tokio::task::spawn_local(follow(number, child, lines, events));
         Ok(Self {
@@ -90,6 +91,7 @@ impl ServerProcess {
             ready: None,
             kill_at: None,
             page,
+            orders,
         })
     }
 
@@ -102,6 +104,11 @@ impl ServerProcess {
     pub fn tell_to_end(&mut self, signal: Signal, within: Duration) {
         self.signal(signal);
         self.kill_at.get_or_insert(Instant::now() + within);
+    }
+
+    /// Tells it something.
+    pub fn order(&self, order: Order) {
+        order.give(&self.orders);
     }
 
     /// Sends it a signal.

@@ -18,10 +18,9 @@ use super::server_process::{Event, Launch, ServerProcess};
 use super::standing::{Standing, StandingFile};
 use super::systemd;
 use crate::config::Config;
-use crate::platform::handover::Notice;
+use crate::platform::handover::{Notice, Order};
 use crate::platform::listen;
 use crate::platform::log::{self, Level};
-use crate::runtime::crash_page::Place;
 
 /// How much longer than it may take a server has to end before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -148,6 +147,7 @@ impl Supervisor {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => self.on_deadline(),
             }
             if let Some(code) = self.code {
+                self.launch.listeners.shut_down();
                 return Ok(code);
             }
         }
@@ -208,12 +208,16 @@ impl Supervisor {
                     "cannot start a new server; the old one serves on",
                     &[("cause", &cause)],
                 );
-                self.note_upgrade(why, false);
+                self.note_replaced(why, false);
             }
         }
     }
 
-    fn note_upgrade(&mut self, why: Why, is_done: bool) {
+    /// Notes whether a server has taken the place of the one before. Where none has, that one goes on.
+    fn note_replaced(&mut self, why: Why, is_done: bool) {
+        if let Some(server) = self.current.as_ref().filter(|_| !is_done) {
+            server.order(Order::AcceptAgain);
+        }
         if why == Why::Upgrade {
             let count = if is_done {
                 &mut self.standing.upgrades
@@ -248,7 +252,7 @@ impl Supervisor {
         }
         self.restart_at = None;
         // No server follows: who connects when the last has closed them, too, is refused at once and does not wait in vain.
-        self.launch.listeners.clear();
+        self.launch.listeners.sockets.clear();
         let within = self.shutdown + GRACE;
         for server in self.servers() {
             // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
@@ -298,26 +302,7 @@ impl Supervisor {
         match event {
             Event::Said(number, Notice::Ready) => self.on_ready(number),
             Event::Said(number, Notice::Reloaded) if self.is_current(number) => systemd::ready(),
-            Event::Said(
-                number,
-                Notice::Stuck {
-                    extension,
-                    ids,
-                    fingerprint,
-                    generation,
-                    route,
-                    request,
-                    stuck_ms,
-                },
-            ) if self.is_current(number) => {
-                let place = Place {
-                    extension,
-                    ids,
-                    fingerprint,
-                    generation,
-                    route,
-                    request,
-                };
+            Event::Said(number, Notice::Stuck { place, stuck_ms }) if self.is_current(number) => {
                 self.on_stuck(Ending::stuck(place, stuck_ms));
             }
             Event::Said(_, Notice::Released { extension }) => {
@@ -349,7 +334,7 @@ impl Supervisor {
                 old.tell_to_end(Signal::TERM, self.shutdown + GRACE);
                 self.old.push(old);
             }
-            self.note_upgrade(why, true);
+            self.note_replaced(why, true);
         } else if let Some(server) = &mut self.current
             && server.number == number
         {
@@ -395,7 +380,7 @@ impl Supervisor {
                     server.pid,
                 );
                 self.blame(&ending);
-                self.note_upgrade(why, false);
+                self.note_replaced(why, false);
             }
         } else if let Some(index) = self.old.iter().position(|server| server.number == number) {
             let server = self.old.swap_remove(index);
@@ -433,7 +418,7 @@ impl Supervisor {
         self.blame(&ending);
         if let Some((next, why)) = self.next.take() {
             self.current = Some(next);
-            self.note_upgrade(why, true);
+            self.note_replaced(why, true);
             return;
         }
         let now = Instant::now();

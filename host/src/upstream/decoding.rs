@@ -61,7 +61,7 @@ impl DecodedBody {
                 match self.decoder.step() {
                     Ok(Some(chunk)) => return Poll::Ready(Some(Ok(chunk))),
                     Ok(None) if self.decoder.arrived().is_over => return Poll::Ready(None),
-                    // What stands behind the end, if anything, is not the body's: see below.
+                    // What follows the end, if anything, is not the body's: see below.
                     Ok(None) => {}
                     Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => return Poll::Ready(Some(Err(abi::EXT_BROKEN))),

@@ -275,12 +275,12 @@ impl Drop for Exchange {
     }
 }
 
-/// A request on its way out: a part of the head or of the body's framing, a chunk, and what stands behind the chunk.
+/// A request on its way out: a part of the head or of the body's framing, a chunk, and what follows the chunk.
 struct Sending {
     lead: Cursor<Vec<u8>>,
     chunk: Bytes,
     tail: &'static [u8],
-    /// The chunk behind this one.
+    /// The chunk after this one.
     next: Option<Bytes>,
     /// `None` when it has been taken whole.
     body: Option<OutgoingBody>,

@@ -74,7 +74,7 @@ impl Shared {
     }
 }
 
-/// The first line of a header, cut off behind `bytes_max`, as UTF-8; what is not UTF-8 in it is replaced, and then stands in the
+/// The first line of a header, cut off after `bytes_max`, as UTF-8; what is not UTF-8 in it is replaced, and then stands in the
 /// text that is given beside it.
 fn text_of(
     request: &RequestHead,

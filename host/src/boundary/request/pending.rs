@@ -13,7 +13,7 @@ use crate::runtime::handle::Slot;
 use crate::runtime::worker::{Worker, current};
 
 /// How often in a row a connection polls what is in flight for its request, where each time something has come to its end. A
-/// handler that always has more to do then waits behind the worker's others; most need one round, or two.
+/// handler that always has more to do then waits for the worker's others; most need one round, or two.
 pub(super) const ROUNDS_MAX: usize = 4;
 
 /// What ends with either side.

@@ -301,7 +301,7 @@ impl Handle {
     }
 
     /// What counts the request as in flight, for an answer whose body outlives the extension's side: until it has been written,
-    /// it is in hand. Another hold on the build stays in its place.
+    /// it is in flight. Another hold on the build stays in its place.
     pub fn hand_flight_on(&self) -> Option<Flight> {
         let mut local = self.local()?.borrow_mut();
         let hold = local.flight.clone()?;

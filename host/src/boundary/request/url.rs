@@ -9,7 +9,7 @@ pub struct Url {
     pub whole: Option<String>,
     /// How much of them stands before what the extension sees.
     pub mount_len: usize,
-    /// How much of what the extension sees is path; behind it the query begins.
+    /// How much of what the extension sees is path; after it the query begins.
     pub path_len: usize,
 }
 
@@ -30,7 +30,7 @@ impl Url {
     }
 }
 
-/// Path and query behind the first `mount_len` bytes of a request's target: "/twilio/a?b" below 7 is "/a?b".
+/// Path and query after the first `mount_len` bytes of a request's target: "/twilio/a?b" below 7 is "/a?b".
 #[inline]
 pub fn below_mount(uri: &Uri, mount_len: usize) -> &str {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());

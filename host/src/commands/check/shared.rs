@@ -294,7 +294,7 @@ fn thread_facts() -> Facts {
         }
     }
     let stat = of_thread("stat").unwrap_or_default();
-    // Behind the name, which may hold spaces; fields 19 and 41 of proc_pid_stat(5), the third being the first here.
+    // After the name, which may hold spaces; fields 19 and 41 of proc_pid_stat(5), the third being the first here.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or(Vec::new(), |(_, fields)| {
         fields.split_whitespace().collect()
     });

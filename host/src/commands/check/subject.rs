@@ -26,7 +26,7 @@ use crate::extension::error::Reason;
 use crate::extension::hook_thread::HookThread;
 use crate::extension::library::Checked;
 use crate::extension::loaded::{Endpoint, Extension};
-use crate::extension::opened::Opened;
+use crate::extension::opened::OpenedExtension;
 use crate::extension::registry::Registry;
 use crate::identity::Authority;
 use crate::platform::env::Env;
@@ -256,7 +256,7 @@ fn load(
         &host.catalog.copies,
         host.config.allow_panic_abort,
     );
-    let opened = Opened::of(
+    let opened = OpenedExtension::of(
         &name,
         folder,
         manifest,
@@ -272,7 +272,8 @@ fn load(
     let _ = parent.send(&SubjectMessage::Opened);
     let mut hooks = HookThread::default();
     let look = |hooks: &mut HookThread| {
-        hooks.run(SETTLED_WITHIN, || shared::compare_thread("`create`"));
+        // Err: nothing is compared; what keeps the thread from it keeps `create` from its work, too, which says so.
+        let _ = hooks.run(SETTLED_WITHIN, || shared::compare_thread("`create`"));
     };
     look(&mut hooks);
     let limits = &host.config.limits;

@@ -99,7 +99,7 @@ pub fn decode(bytes: &[u8], library: &Path) -> Result<LibraryEntry, Reason> {
     ) else {
         return Err(too_small(bytes.len() as u32));
     };
-    // What another major version puts behind the head is not for this one to judge.
+    // What another major version puts after the head is not for this one to judge.
     let whole = stated.min(bytes.len() as u32);
     if abi_major == EXT_ABI_MAJOR && (whole as usize) < ENTRY_BYTES_MIN {
         return Err(too_small(whole));

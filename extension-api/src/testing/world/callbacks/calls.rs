@@ -4,11 +4,11 @@
 use std::mem::offset_of;
 
 use super::ffi_in::{
-    give_header, give_headers, headers, is_hop_by_hop, register, sized, text, with_fetched,
-    with_op, world,
+    give_header, give_headers, headers, is_hop_by_hop, known_size, register, sized, text,
+    with_fetched, with_op, world,
 };
 use crate::abi::*;
-use crate::bridge::{Bytes, struct_size};
+use crate::bridge::Bytes;
 use crate::header_lines::is_name;
 use crate::testing::upstream::Call;
 use crate::testing::world::base;
@@ -271,8 +271,8 @@ pub(super) unsafe extern "C" fn fetched_head(
         let fetched = &state.fetched[&fetched];
         // SAFETY: not NULL; the first field says how much of it the caller knows, and no field beyond is written.
         unsafe {
-            let size = (*head).struct_size;
-            let knows = |end: usize| size as usize >= end;
+            let size = known_size::<ext_fetched_head>((*head).struct_size);
+            let knows = |end: usize| size >= end;
             if knows(offset_of!(ext_fetched_head, body_length)) {
                 (&raw mut (*head).status).write(fetched.status.into());
             }
@@ -280,7 +280,7 @@ pub(super) unsafe extern "C" fn fetched_head(
                 (&raw mut (*head).body_length).write(fetched.body_length.unwrap_or(-1));
             }
             if knows(size_of::<u32>()) {
-                (*head).struct_size = size.min(struct_size::<ext_fetched_head>());
+                (*head).struct_size = size as u32;
             }
         }
         EXT_OK

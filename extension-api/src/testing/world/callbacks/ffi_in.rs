@@ -1,7 +1,7 @@
 //! What callbacks are given, as our own types; and how each gets from its handle to the state.
 #![expect(unsafe_code, reason = "the header says what the pointers point at")]
 
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr;
 
 use crate::abi::*;
@@ -26,12 +26,32 @@ pub(super) unsafe fn world<'a>(ctx: *mut ext_context) -> Option<&'a World> {
 }
 
 /// A struct that begins with its `struct_size`, and may be all zeros.
-pub(super) trait SizedStruct: Copy {}
-impl SizedStruct for ext_response {}
-impl SizedStruct for ext_error {}
-impl SizedStruct for ext_fetch {}
+pub(super) trait SizedStruct: Copy {
+    /// Where it ends in version 1.0 of the header: behind what was its last field then.
+    const SIZE_1_0: usize;
+}
+impl SizedStruct for ext_response {
+    const SIZE_1_0: usize = offset_of!(Self, body) + size_of::<ext_buffer>();
+}
+impl SizedStruct for ext_error {
+    const SIZE_1_0: usize = offset_of!(Self, reserved) + size_of::<u32>();
+}
+impl SizedStruct for ext_fetch {
+    const SIZE_1_0: usize = offset_of!(Self, total_ms) + size_of::<u64>();
+}
+impl SizedStruct for ext_fetched_head {
+    const SIZE_1_0: usize = offset_of!(Self, body_length) + size_of::<i64>();
+}
 
-/// A struct as far as its `struct_size` says; what lies behind that reads as zero.
+/// How much of a struct its giver knows, which says so, or says nothing.
+pub(super) fn known_size<T: SizedStruct>(struct_size: u32) -> usize {
+    match struct_size as usize {
+        0 => T::SIZE_1_0,
+        size => size.min(size_of::<T>()),
+    }
+}
+
+/// A struct as far as its `struct_size` says; what follows reads as zero.
 ///
 /// # Safety
 ///
@@ -43,7 +63,7 @@ pub(super) unsafe fn sized<T: SizedStruct>(given: *const T) -> Option<T> {
     let mut whole = MaybeUninit::<T>::zeroed();
     // SAFETY: not NULL, and it begins with its size; no more is read, nor written than there is room for.
     unsafe {
-        let size = (given.cast::<u32>().read() as usize).min(size_of::<T>());
+        let size = known_size::<T>(given.cast::<u32>().read());
         ptr::copy_nonoverlapping(given.cast::<u8>(), whole.as_mut_ptr().cast::<u8>(), size);
     }
     // SAFETY: zeros are a value of each `SizedStruct`, whatever of it has been written over.
