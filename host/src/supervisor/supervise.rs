@@ -24,6 +24,8 @@ use crate::platform::log::{self, Level};
 
 /// How much longer than it may take a server has to end before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long servers that are told to stop may take to accept what has come before.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(200);
 /// A server that ends sooner than this has not served.
 const SERVED_AFTER: Duration = Duration::from_secs(1);
 /// So many that have not served are replaced at once.
@@ -88,6 +90,8 @@ struct Supervisor {
     old: Vec<ServerProcess>,
     /// When the next server is started.
     restart_at: Option<Instant>,
+    /// When nobody is to listen any more.
+    closes_at: Option<Instant>,
     has_served: bool,
     /// Somebody wants another server, as soon as there is one to be replaced.
     is_upgrade_wanted: bool,
@@ -116,6 +120,7 @@ impl Supervisor {
             next: None,
             old: Vec::new(),
             restart_at: None,
+            closes_at: None,
             has_served: false,
             is_upgrade_wanted: false,
             failures: 0,
@@ -249,10 +254,10 @@ impl Supervisor {
         let is_first = !std::mem::replace(&mut self.is_stopping, true);
         if is_first {
             systemd::stopping();
+            // No server follows: who connects from then on is refused at once, and does not wait in vain.
+            self.closes_at = Some(Instant::now() + ACCEPTED_WITHIN);
         }
         self.restart_at = None;
-        // No server follows: who connects when the last has closed them, too, is refused at once and does not wait in vain.
-        self.launch.listeners.sockets.clear();
         let within = self.shutdown + GRACE;
         for server in self.servers() {
             // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
@@ -268,14 +273,14 @@ impl Supervisor {
     fn reload(&mut self) {
         systemd::reloading();
         for server in self.servers() {
-            server.signal(Signal::HUP);
+            server.reload();
         }
     }
 
     fn deadline(&mut self) -> Option<Instant> {
-        let restart_at = self.restart_at;
+        let (restart_at, closes_at) = (self.restart_at, self.closes_at);
         let kills = self.servers().filter_map(|server| server.kill_at);
-        kills.chain(restart_at).min()
+        kills.chain(restart_at).chain(closes_at).min()
     }
 
     fn on_deadline(&mut self) {
@@ -290,6 +295,9 @@ impl Supervisor {
                 );
                 server.signal(Signal::KILL);
             }
+        }
+        if self.closes_at.take_if(|at| *at <= now).is_some() {
+            self.launch.listeners.shut_down();
         }
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart();
@@ -323,7 +331,7 @@ impl Supervisor {
     fn on_ready(&mut self, number: u64) {
         let now = Instant::now();
         if let Some((mut server, why)) = self.next.take_if(|(server, _)| server.number == number) {
-            server.ready = Some(now);
+            server.begin_to_serve(now);
             let fields: [log::Field<'_>; 1] = [("pid", &server.pid)];
             log::event(
                 Level::Info,
@@ -338,7 +346,7 @@ impl Supervisor {
         } else if let Some(server) = &mut self.current
             && server.number == number
         {
-            server.ready = Some(now);
+            server.begin_to_serve(now);
             self.write_standing();
         } else {
             return;
@@ -384,8 +392,9 @@ impl Supervisor {
             }
         } else if let Some(index) = self.old.iter().position(|server| server.number == number) {
             let server = self.old.swap_remove(index);
-            if !status.success() {
-                let ending = Ending::of(status, server.page().as_ref());
+            let ending = Ending::of(status, server.page().as_ref());
+            // An extension's exit(0) is no end of its own.
+            if !status.success() || ending.culprit().is_some() {
                 ending.log("the old server did not end well", server.pid);
             }
         }
