@@ -226,7 +226,7 @@ class Client:
         self.port = port
         self.streams = None
         self.asked = 0
-        self.answered_at = 0
+        self.answered_at = time.monotonic()
 
     async def ask(self, path, method="GET", headers=(), body=b""):
         """Status, headers and body of the answer. Broken: there was none, or only a part."""
