@@ -583,6 +583,60 @@ fn an_upgrade_follows_when_another_server_is_about_to_take_over() {
 }
 
 #[test]
+fn a_reload_that_is_wanted_while_a_server_starts_does_not_end_it_and_is_done_when_it_serves() {
+    let folder = built::scratch();
+    let created = folder.path().join("created");
+    let create = format!("note(\"{}\",\"created\\n\");sleep(2)", created.display());
+    let slow = Extension::c(
+        "directus-extension-a-slow",
+        "broken.c",
+        &[&format!("IN_CREATE={create}")],
+    );
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&slow, &crasher()])
+        .start();
+    ask_for_the_end(&host, "segv");
+    eventually("the next server is about to create it", || {
+        // By the trial, the first server, and the second.
+        fs::read_to_string(&created).is_ok_and(|lines| lines.lines().count() == 3)
+    });
+    let starting = host.server_pid();
+    // It has seen by now which extensions there are.
+    Extension::good().put(&host.folder().join("extensions"));
+    host.signal("HUP");
+    eventually("it has looked again", || {
+        host.get("/c-sample/now").status == 200
+    });
+    assert_eq!(host.server_pid(), starting);
+    assert_eq!(crashes(&host).len(), 1);
+}
+
+#[test]
+fn an_old_server_that_an_extension_ends_by_exit_0_is_told() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&crasher(), &Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    let mut held = host.connect();
+    held.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    client.send(request("GET /crasher/alive", b""));
+    assert_eq!(client.answer().text(), "alive");
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    client.send(request("GET /crasher/exit", b""));
+    let line = host.said("the old server did not end well");
+    assert_eq!(line["cause"], "exit with code 0", "{line}");
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+}
+
+#[test]
 fn a_new_server_that_does_not_start_leaves_the_old_one_serving() {
     let host = host();
     let server = host.server_pid();
