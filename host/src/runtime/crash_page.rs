@@ -659,7 +659,7 @@ mod tests {
             place: Some(place),
         };
         assert_eq!(read.fault(), Some(noted));
-        drop(inside);
+        inside.leave();
         assert_eq!(read.inside(), []);
     }
 
