@@ -47,7 +47,7 @@ fn cached(criterion: &mut Criterion) {
     config.auth.secret = Secret::new("a secret");
     config.auth.admin_token = Secret::new("an-administrator");
     config.auth.admin_password = Secret::new("a password");
-    let authority = Authority::open(&config).expect("a store");
+    let authority = Authority::open(&config, true).expect("a store");
     let store = authority.store().expect("a store");
     let (user, token) = store
         .block_on(|db| async move {

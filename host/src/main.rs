@@ -3,7 +3,6 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use extension_host::boundary::CALLBACKS;
@@ -16,21 +15,18 @@ use extension_host::commands::demo::Demo;
 use extension_host::commands::dev::Dev;
 use extension_host::commands::list;
 use extension_host::commands::new::{self, NewOptions};
-use extension_host::config::Config;
+use extension_host::config::{Config, read_settings};
 use extension_host::extension::copies::Copies;
 use extension_host::extension::trial;
 use extension_host::identity::Authority;
 use extension_host::platform::error_chain::error_chain;
-use extension_host::platform::handover::Link;
+use extension_host::platform::handover::{Handover, Link};
 use extension_host::platform::listen::{self, Listeners};
 use extension_host::platform::{log, process, threads};
 use extension_host::runtime::{crash_page, fatal_signals};
 use extension_host::server::{self, Ended, Host, Supervision};
 use extension_host::supervisor::{self, upgrade};
 use rustix::process::Signal;
-
-/// How much longer than for its extensions a new server may take to start.
-const UPGRADE_MARGIN: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let code = match run(&Cli::parse()) {
@@ -65,20 +61,26 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         trial::obey(&CALLBACKS)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (config, env) = Config::load(&cli.overrides())?;
+    let overrides = cli.overrides();
+    let given = cli.is_supervised().then(Link::from_stdin).transpose()?;
+    let settings = match &given {
+        Some((_, handover)) => handover.opening.settings.clone(),
+        None => read_settings(&overrides)?,
+    };
+    let (config, env) = Config::of(&settings, &overrides)?;
     log::init(config.log.level, config.log.style);
     if config.supervise
-        && !cli.is_supervised()
+        && given.is_none()
         && let Command::Serve(_) | Command::Dev { .. } = cli.command()
     {
         let arguments = std::env::args_os().skip(1).collect();
-        return Ok(supervisor::run(&config, arguments)?);
+        end(supervisor::run(&config, settings, overrides, arguments)?);
     }
     match cli.command() {
         Command::New { .. } | Command::Trial => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
-            let (supervision, listeners) = sockets(cli, &config)?;
-            let authority = Authority::open(&config)?;
+            let (supervision, listeners) = sockets(given, &config)?;
+            let authority = Authority::open(&config, supervision.is_first())?;
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);
             let host = Host::new(config, env, authority, copies, supervision)?;
@@ -95,17 +97,14 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::List { json } => {
             let authority = Authority::without_store(&config.auth)?;
             let supervision = Supervision {
-                quarantined: supervisor::quarantined(&config.extensions_path),
-                link: None,
+                quarantined: supervisor::quarantined(&config),
+                ..Supervision::default()
             };
             let host = Host::new(config, env, authority, Copies::temporary, supervision)?;
             with_cleanup(host, |host| list::run(&host, json))?;
             end(process::DONE)
         }
-        Command::Upgrade { json } => {
-            let timeout = Duration::from_millis(config.limits.create_timeout_ms) + UPGRADE_MARGIN;
-            Ok(upgrade::run(&config.extensions_path, timeout, json)?)
-        }
+        Command::Upgrade { json } => Ok(upgrade::run(&config, json)?),
         Command::User(command) => Ok(accounts::user(&config, command)?),
         Command::Role(command) => Ok(accounts::role(&config, command)?),
         Command::Token(command) => Ok(accounts::token(&config, command)?),
@@ -126,7 +125,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         Command::CheckSubject { folder, stand_in } => subject::run(config, env, &folder, stand_in),
         Command::Dev { folders, .. } => {
-            let (supervision, listeners) = sockets(cli, &config)?;
+            let (supervision, listeners) = sockets(given, &config)?;
             let mut dev = Dev::prepare(config, env, &folders, supervision)?;
             let ended = with_cleanup(dev.host.clone(), |host| {
                 serve(host, listeners, || dev.watch())
@@ -148,21 +147,23 @@ fn with_cleanup<R>(host: Arc<Host>, work: impl FnOnce(Arc<Host>) -> R) -> R {
 
 /// What a server listens on: what its supervisor hands over with what else there is to know, or else what it opens itself.
 fn sockets(
-    cli: &Cli,
+    given: Option<(Link, Handover)>,
     config: &Config,
 ) -> Result<(Supervision, Listeners), Box<dyn std::error::Error>> {
-    if !cli.is_supervised() {
+    let Some((link, handover)) = given else {
         let listeners = listen::open(&config.host, config.port)?;
         return Ok((Supervision::default(), listeners));
-    }
-    let (link, handover) = Link::from_stdin()?;
+    };
+    // The name of the binary may have been that of an open file. Err: nothing depends on it.
+    let _ = rustix::thread::set_name(c"extension-host");
     // Err: a page of its own does as well for everybody but the supervisor.
     let _ = crash_page::adopt(&handover.page);
     let link = Arc::new(link);
     obey_supervisor(link.clone())?;
     let supervision = Supervision {
         link: Some(link),
-        quarantined: handover.quarantined,
+        quarantined: handover.opening.quarantined,
+        occasion: handover.opening.occasion,
     };
     Ok((supervision, handover.listeners))
 }

@@ -119,7 +119,7 @@ impl Dev {
         if sources.is_empty() {
             return Err(DevError::NoSource(config.extensions_path).into());
         }
-        let authority = Authority::open(&config)?;
+        let authority = Authority::open(&config, supervision.is_first())?;
         let mut dev = Self {
             host: Host::new(config, env, authority, Copies::temporary, supervision)?,
             sources: sources.into_iter().map(Source::of).collect(),

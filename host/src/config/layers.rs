@@ -8,6 +8,7 @@ use super::error::ConfigError;
 use super::settings::Config;
 use super::values::{self, Secret, TrustProxy};
 use crate::platform::env::Env;
+use crate::platform::handover::SettingsText;
 use crate::platform::log::{Level, Style};
 
 /// The file that is read where no other one is named; it may be missing.
@@ -41,15 +42,18 @@ pub struct Overrides {
 }
 
 impl Config {
-    /// Reads the file and the environment, and puts the layers over each other. Paths are absolute from here on: an extension
-    /// may change the working directory, which is the whole process's.
+    /// Puts the layers over each other: what was read from the file, the environment, the command line. Paths are absolute from
+    /// here on: an extension may change the working directory, which is the whole process's.
     ///
     /// # Errors
     /// Where a file that must be there is missing, or anything in a file or variable is not understood.
-    pub fn load(overrides: &Overrides) -> Result<(Config, Env), ConfigError> {
-        let mut config = match &overrides.config {
-            Some(path) => read(path)?.ok_or_else(|| missing(path))?,
-            None => read(Path::new(FILE_NAME))?.unwrap_or_default(),
+    pub fn of(
+        settings: &SettingsText,
+        overrides: &Overrides,
+    ) -> Result<(Config, Env), ConfigError> {
+        let mut config = match &settings.config {
+            Some(text) => parse_at(file_of(overrides), text)?,
+            None => Config::default(),
         };
         if let Some(path) = &overrides.env_file {
             fs::metadata(path).map_err(|source| ConfigError::Unreadable {
@@ -59,7 +63,11 @@ impl Config {
             config.env_file.clone_from(path);
         }
         make_absolute(&mut config.env_file)?;
-        let env = Env::load(&config.env_file).map_err(ConfigError::Env)?;
+        let env = match &settings.env {
+            Some(text) => Env::of_text(text, &config.env_file),
+            None => Env::load(&config.env_file),
+        };
+        let env = env.map_err(ConfigError::Env)?;
         config.apply_env(&env)?;
         config.apply(overrides);
         make_absolute(&mut config.extensions_path)?;
@@ -149,10 +157,15 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Config>, ConfigError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+/// Reads the configuration file as it is now. The file of variables is read where the settings say which it is.
+///
+/// # Errors
+/// Where it cannot be read, or the one that the command line names is missing.
+pub fn read_settings(overrides: &Overrides) -> Result<SettingsText, ConfigError> {
+    let path = file_of(overrides);
+    let config = match fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => None,
         Err(source) => {
             return Err(ConfigError::Unreadable {
                 path: path.to_owned(),
@@ -160,13 +173,19 @@ fn read(path: &Path) -> Result<Option<Config>, ConfigError> {
             });
         }
     };
+    Ok(SettingsText { config, env: None })
+}
+
+fn file_of(overrides: &Overrides) -> &Path {
+    overrides.config.as_deref().unwrap_or(Path::new(FILE_NAME))
+}
+
+fn parse_at(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    Config::parse(&text, folder)
-        .map(Some)
-        .map_err(|source| ConfigError::Malformed {
-            path: path.to_owned(),
-            source,
-        })
+    Config::parse(text, folder).map_err(|source| ConfigError::Malformed {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// A path below the working directory, absolute; none where that has been removed.
@@ -176,13 +195,6 @@ fn make_absolute(path: &mut PathBuf) -> Result<(), ConfigError> {
         source,
     })?;
     Ok(())
-}
-
-fn missing(path: &Path) -> ConfigError {
-    ConfigError::Unreadable {
-        path: path.to_owned(),
-        source: io::ErrorKind::NotFound.into(),
-    }
 }
 
 fn take<T>(
@@ -215,6 +227,10 @@ mod tests {
     use super::super::settings::ExtensionRules;
     use super::super::values::Require;
     use super::*;
+
+    fn load(overrides: &Overrides) -> Result<(Config, Env), ConfigError> {
+        Config::of(&read_settings(overrides)?, overrides)
+    }
 
     const SHIPPED: &str = include_str!("../../../config.toml");
 
@@ -395,7 +411,7 @@ mod tests {
     #[test]
     fn a_file_that_was_asked_for_must_exist() {
         let config = Some(PathBuf::from("/nowhere/config.toml"));
-        let error = Config::load(&Overrides {
+        let error = load(&Overrides {
             config,
             ..Overrides::default()
         })
@@ -403,7 +419,7 @@ mod tests {
         assert_eq!(error.to_string(), "cannot read /nowhere/config.toml");
         let env_file = Some(PathBuf::from("/nowhere/.env"));
         assert!(
-            Config::load(&Overrides {
+            load(&Overrides {
                 env_file,
                 ..Overrides::default()
             })

@@ -24,6 +24,8 @@ use crate::platform::log::{self, Level};
 pub enum Scope<'a> {
     /// What has changed.
     Changed,
+    /// As [`Changed`](Self::Changed), among the folders of these names: the others are passed over.
+    Named(&'a [String]),
     /// What has changed, and what was refused for a cause that may have passed.
     Refused,
     /// As [`Refused`](Self::Refused), where nobody has asked for it. What is refused once more by a process of its own is not
@@ -46,9 +48,12 @@ pub fn update(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chang
         .unwrap_or_else(PoisonError::into_inner);
     let before = catalog.registry.load_full();
     let Discovery {
-        folders,
+        mut folders,
         passed_over,
     } = discovery::discover(&catalog.config.extensions_path)?;
+    if let Scope::Named(names) = scope {
+        folders.retain(|folder| names.contains(&folder.name));
+    }
     let folders = Arc::new(folders);
     let mut next = Registry::clone(&before);
     next.entries.clear();
@@ -166,7 +171,7 @@ fn must_reload(
 /// Whether somebody wants it loaded anew.
 fn is_wanted(known: &FolderEntry, scope: &Scope<'_>) -> bool {
     match scope {
-        Scope::Changed | Scope::Refused | Scope::RefusedStill => false,
+        Scope::Changed | Scope::Named(_) | Scope::Refused | Scope::RefusedStill => false,
         Scope::Id(id) => known.extension().map_or(known.folder == *id, |known| {
             known.endpoints.iter().any(|endpoint| endpoint.id == *id)
         }),

@@ -73,11 +73,14 @@ impl Authority {
     /// # Errors
     /// Where the store or the Directus's database cannot be opened: a host that knows fewer users than it should must not
     /// start.
-    pub fn open(config: &config::Config) -> Result<Authority, IdentityError> {
+    pub fn open(config: &config::Config, is_first: bool) -> Result<Authority, IdentityError> {
         let Some(url) = DatabaseUrl::of(&config.database)? else {
             return Self::without_store(&config.auth);
         };
-        let store = Store::open(&url)?;
+        let store = match is_first {
+            true => Store::open(&url)?,
+            false => Store::open_again(&url)?,
+        };
         let opened = first_start::prepare(&store, &config.auth, &url)?;
         Self::of(
             &config.auth,

@@ -31,25 +31,35 @@ impl Env {
     /// # Errors
     /// Where the file cannot be read or a line of it is malformed. No error shows a value.
     pub fn load(dotenv_path: &Path) -> Result<Env, EnvError> {
-        // A name or value that is not UTF-8 cannot be handed to an extension, and reads as not set.
-        let process = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        Env::over_file(Arc::new(process.collect()), dotenv_path)
+        Env::over_file(of_process(), dotenv_path)
+    }
+
+    /// The same with a text in place of what the file says now.
+    ///
+    /// # Errors
+    /// Where a line of it is malformed.
+    pub fn of_text(text: &str, dotenv_path: &Path) -> Result<Env, EnvError> {
+        Env::over_text(of_process(), text, dotenv_path)
     }
 
     fn over_file(
         process: Arc<HashMap<String, String>>,
         dotenv_path: &Path,
     ) -> Result<Env, EnvError> {
-        let mut variables = match read(dotenv_path)? {
-            Some(text) => parse(&text).map_err(|(line, problem)| EnvError::Malformed {
-                path: dotenv_path.to_owned(),
-                line,
-                problem,
-            })?,
-            None => HashMap::new(),
-        };
+        let text = read(dotenv_path)?.unwrap_or_default();
+        Env::over_text(process, &text, dotenv_path)
+    }
+
+    fn over_text(
+        process: Arc<HashMap<String, String>>,
+        text: &str,
+        dotenv_path: &Path,
+    ) -> Result<Env, EnvError> {
+        let mut variables = parse(text).map_err(|(line, problem)| EnvError::Malformed {
+            path: dotenv_path.to_owned(),
+            line,
+            problem,
+        })?;
         let of_process = process.iter();
         variables.extend(of_process.map(|(name, value)| (name.clone(), value.clone())));
         Ok(Env {
@@ -177,6 +187,13 @@ impl std::error::Error for EnvError {
             EnvError::TooLarge { .. } | EnvError::Malformed { .. } => None,
         }
     }
+}
+
+fn of_process() -> Arc<HashMap<String, String>> {
+    // A name or value that is not UTF-8 cannot be handed to an extension, and reads as not set.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Arc::new(variables.collect())
 }
 
 fn read(path: &Path) -> Result<Option<String>, EnvError> {

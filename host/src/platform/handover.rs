@@ -1,6 +1,7 @@
 //! What the supervisor hands to a server that it starts, and what the server tells it: over a socket that is the server's
 //! standard input. Descriptors go first, with one line of JSON; then each message is a line.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -28,8 +29,53 @@ pub struct Handover {
     pub page: File,
     /// What it listens on.
     pub listeners: Listeners,
+    /// What else it is told.
+    pub opening: Opening,
+}
+
+/// What a server is told when it starts: the first line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
     /// What it is not to load.
     pub quarantined: Vec<Quarantined>,
+    /// Where it has its settings from.
+    pub settings: SettingsText,
+    /// Why it is started.
+    pub occasion: Occasion,
+}
+
+/// The texts of the files that settings come from, as they were when somebody asked for a server. They may hold secrets.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsText {
+    /// `config.toml`; `None`: there was none.
+    pub config: Option<String>,
+    /// The file of variables, where it is not to be read anew.
+    pub env: Option<String>,
+}
+
+impl fmt::Debug for SettingsText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SettingsText")
+    }
+}
+
+/// Why a server is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Occasion {
+    /// The operator has started the host.
+    #[default]
+    Start,
+    /// Somebody wants another one.
+    Upgrade {
+        /// What the one before serves, by the names of folders: it is to be served on.
+        serves: Vec<String>,
+    },
+    /// The one before has ended or does not come back. Whatever can be served is better than nothing.
+    Replacement {
+        /// What that one served, by the names of folders: it comes first. Empty where that is not known.
+        serves: Vec<String>,
+    },
 }
 
 /// An extension that is not loaded any more, because it has ended the server too often.
@@ -80,6 +126,13 @@ pub enum Notice {
         /// For how long already.
         stuck_ms: u64,
     },
+    /// It was told to end, and accepts no more connections.
+    Stopping,
+    /// What it serves from now on, by the names of folders.
+    Serves {
+        /// The names.
+        extensions: Vec<String>,
+    },
     /// An administrator wants an extension tried again.
     Released {
         /// Its folder's name.
@@ -93,6 +146,8 @@ pub enum Notice {
 pub enum Order {
     /// No other server has taken its place: connections are its own again.
     AcceptAgain,
+    /// No other server follows: when it ends, nobody listens any more.
+    NobodyFollows,
 }
 
 impl Order {
@@ -109,10 +164,10 @@ fn write_line(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line)
 }
 
-/// The first line.
 #[derive(Serialize, Deserialize)]
-struct Opening {
-    quarantined: Vec<Quarantined>,
+struct FirstLine {
+    opening: Opening,
+    /// See [`Listeners::are_own`].
     own_listeners: bool,
 }
 
@@ -122,8 +177,8 @@ impl Handover {
     /// # Errors
     /// Where the system does not take it.
     pub fn send(&self, to: &UnixStream) -> io::Result<()> {
-        let opening = Opening {
-            quarantined: self.quarantined.clone(),
+        let opening = FirstLine {
+            opening: self.opening.clone(),
             own_listeners: self.listeners.are_own,
         };
         let mut line = serde_json::to_vec(&opening)?;
@@ -169,8 +224,8 @@ impl Handover {
             (&*from).read_exact(&mut byte)?;
             line.push(byte[0]);
         }
-        let Opening {
-            quarantined,
+        let FirstLine {
+            opening,
             own_listeners,
         } = serde_json::from_slice(&line)?;
         let mut descriptors = descriptors.into_iter();
@@ -181,7 +236,7 @@ impl Handover {
                 sockets: descriptors.map(TcpListener::from).collect(),
                 are_own: own_listeners,
             },
-            quarantined,
+            opening,
         })
     }
 }
@@ -191,7 +246,7 @@ pub struct Link {
     stream: Mutex<UnixStream>,
     /// See [`Order::AcceptAgain`].
     accept_again: Notify,
-    is_alone: AtomicBool,
+    is_last: AtomicBool,
 }
 
 impl Link {
@@ -205,7 +260,7 @@ impl Link {
         let link = Self {
             stream: Mutex::new(stream),
             accept_again: Notify::new(),
-            is_alone: AtomicBool::new(false),
+            is_last: AtomicBool::new(false),
         };
         Ok((link, handover))
     }
@@ -222,9 +277,9 @@ impl Link {
         self.accept_again.notified().await;
     }
 
-    /// Whether the supervisor has gone, so that nobody takes over.
-    pub fn is_alone(&self) -> bool {
-        self.is_alone.load(Ordering::Relaxed)
+    /// Whether nobody takes over when this server ends.
+    pub fn is_last(&self) -> bool {
+        self.is_last.load(Ordering::Relaxed)
     }
 
     /// Takes orders until the supervisor has gone. Blocks: for a thread of its own.
@@ -238,12 +293,14 @@ impl Link {
             return;
         };
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            // A newer supervisor may know more to say.
-            if let Ok(Order::AcceptAgain) = serde_json::from_str(&line) {
-                self.accept_again.notify_one();
+            match serde_json::from_str(&line) {
+                Ok(Order::AcceptAgain) => self.accept_again.notify_one(),
+                Ok(Order::NobodyFollows) => self.is_last.store(true, Ordering::Relaxed),
+                // A newer supervisor may know more to say.
+                Err(_) => {}
             }
         }
-        self.is_alone.store(true, Ordering::Relaxed);
+        self.is_last.store(true, Ordering::Relaxed);
     }
 }
 
@@ -263,19 +320,26 @@ mod tests {
             since: 2,
             why: "it has crashed\n".into(),
         }];
+        let opening = Opening {
+            quarantined,
+            occasion: Occasion::Upgrade {
+                serves: vec!["a".into()],
+            },
+            ..Opening::default()
+        };
         let handover = Handover {
             page: tempfile::tempfile().unwrap(),
             listeners: Listeners {
                 sockets: vec![listener],
                 are_own: true,
             },
-            quarantined: quarantined.clone(),
+            opening: opening.clone(),
         };
         handover.send(&here).unwrap();
         (&here).write_all(b"more").unwrap();
         drop(handover);
         let received = Handover::receive(&there).unwrap();
-        assert_eq!(received.quarantined, quarantined);
+        assert_eq!(received.opening, opening);
         assert_eq!(received.listeners.sockets[0].local_addr().unwrap(), address);
         let mut more = [0; 4];
         (&there).read_exact(&mut more).unwrap();

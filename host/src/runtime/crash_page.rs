@@ -46,6 +46,8 @@ pub struct CrashPage {
     layout: AtomicU64,
     next_build: AtomicU64,
     next_text: AtomicU32,
+    /// Counts up while the process gets time to run.
+    heartbeat: AtomicU64,
     /// What ended the process, where it could still tell.
     pub fault: Fault,
     threads: [ThreadMark; THREADS_MAX],
@@ -384,6 +386,11 @@ fn request_of(words: &[AtomicU64; 2]) -> Option<[u8; 16]> {
 impl CrashPage {
     // ---- The server writes ----
 
+    /// Notes that the process gets time to run.
+    pub fn give_heartbeat(&self) {
+        self.heartbeat.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Gives a build its number, from 1, and notes what its crash is told by.
     pub fn add_build(&self, name: u32, fingerprint: u64) -> u64 {
         let number = self.next_build.fetch_add(1, Ordering::Relaxed) + 1;
@@ -483,6 +490,11 @@ impl CrashPage {
     }
 
     // ---- The supervisor reads ----
+
+    /// How often the server has noted that it gets time to run.
+    pub fn heartbeats(&self) -> u64 {
+        self.heartbeat.load(Ordering::Relaxed)
+    }
 
     /// What the handler of a signal has noted.
     pub fn fault(&self) -> Option<Noted> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::blocking::BlockingThreads;
@@ -18,7 +18,7 @@ use crate::extension::quarantine::Quarantine;
 use crate::extension::reload_thread::ReloadThread;
 use crate::identity::Authority;
 use crate::platform::env::Env;
-use crate::platform::handover::{Link, Quarantined};
+use crate::platform::handover::{Link, Notice, Occasion, Quarantined};
 use crate::platform::listen::Listeners;
 use crate::upstream::connect::remember_roots;
 
@@ -32,6 +32,8 @@ pub struct Host {
     pub catalog: Arc<Catalog>,
     /// To the supervisor, where there is one.
     pub link: Option<Arc<Link>>,
+    /// Why it was started.
+    occasion: Occasion,
     /// What it listens on, once it does.
     pub listeners: OnceLock<Listeners>,
     /// The threads for routes that block.
@@ -44,6 +46,8 @@ pub struct Host {
     pub started: Instant,
     /// The host was told to end.
     pub is_stopping: AtomicBool,
+    /// What the supervisor was told that is served.
+    told: Mutex<Option<Vec<String>>>,
 }
 
 /// What a supervisor has to say to a host; nothing where there is none.
@@ -53,6 +57,15 @@ pub struct Supervision {
     pub link: Option<Arc<Link>>,
     /// What is not to be loaded.
     pub quarantined: Vec<Quarantined>,
+    /// Why the host is started.
+    pub occasion: Occasion,
+}
+
+impl Supervision {
+    /// Whether no server has served before this one.
+    pub fn is_first(&self) -> bool {
+        self.occasion == Occasion::Start
+    }
 }
 
 impl Host {
@@ -69,7 +82,11 @@ impl Host {
     ) -> Result<Arc<Self>, ServeError> {
         remember_roots();
         let config = Arc::new(config);
-        let Supervision { link, quarantined } = supervision;
+        let Supervision {
+            link,
+            quarantined,
+            occasion,
+        } = supervision;
         let quarantine = Quarantine::new(quarantined, link.clone());
         let catalog = Catalog::new(config.clone(), env, &CALLBACKS, copies, quarantine);
         Ok(Arc::new(Self {
@@ -81,8 +98,10 @@ impl Host {
             authority,
             catalog: catalog.map_err(ServeError::Copies)?,
             link,
+            occasion,
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
+            told: Mutex::default(),
         }))
     }
 
@@ -91,21 +110,66 @@ impl Host {
     /// # Errors
     /// Where the folder cannot be read, or something was refused and must not be.
     pub fn load_extensions(&self) -> Result<(), ServeError> {
-        let changes = loader::update(&self.catalog, &Scope::Changed)
+        let scope = match &self.occasion {
+            // What may take its time, or hang as it did before, follows when the others are served.
+            Occasion::Replacement { serves } if !serves.is_empty() => Scope::Named(serves),
+            _ => Scope::Changed,
+        };
+        let changes = loader::update(&self.catalog, &scope)
             .map_err(|cause| ServeError::Extensions(self.config.extensions_path.clone(), cause))?;
         self.catalog.copies.forget_left();
         let registry = self.catalog.registry.load();
         changes::report_passed_over(&registry);
         changes::report(&changes);
+        self.tell_what_is_served();
+        match &self.occasion {
+            // Better fewer extensions than none.
+            Occasion::Replacement { .. } => return Ok(()),
+            Occasion::Upgrade { serves } => {
+                let refused = registry.refused().map(|refused| refused.folder.as_str());
+                let lost: Vec<String> = refused
+                    .filter(|refused| serves.iter().any(|served| served == refused))
+                    .map(str::to_owned)
+                    .collect();
+                if !lost.is_empty() {
+                    return Err(ServeError::Lost(lost));
+                }
+            }
+            Occasion::Start => {}
+        }
         match registry.refused().count() {
             refused if self.config.must_load && refused > 0 => Err(ServeError::MustLoad(refused)),
             _ => Ok(()),
         }
     }
 
+    /// Whether some of the extensions folder was left for when the host serves.
+    pub fn has_more_to_load(&self) -> bool {
+        matches!(self.occasion, Occasion::Replacement { .. })
+    }
+
+    /// Tells the supervisor which extensions are served.
+    pub fn tell_what_is_served(&self) {
+        let Some(link) = &self.link else {
+            return;
+        };
+        let registry = self.catalog.registry.load();
+        let extensions: Vec<String> = registry
+            .mounted()
+            .map(|extension| extension.name().to_string())
+            .collect();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_ref() != Some(&extensions) {
+            link.tell(&Notice::Serves {
+                extensions: extensions.clone(),
+            });
+            *told = Some(extensions);
+        }
+    }
+
     /// Has nobody listen any more where this host does, unless another one takes over.
     pub fn shut_down_listeners(&self) {
-        let is_last = self.link.as_ref().is_none_or(|link| link.is_alone());
+        let is_last = self.link.as_ref().is_none_or(|link| link.is_last());
         if let Some(listeners) = self.listeners.get().filter(|_| is_last) {
             listeners.shut_down();
         }

@@ -24,6 +24,7 @@ impl KeptSignals {
             SignalKind::terminate(),
             SignalKind::interrupt(),
             SignalKind::hangup(),
+            SignalKind::user_defined2(),
             pipe,
         ];
         let awaited = awaited.into_iter().filter_map(|kind| {

@@ -73,6 +73,10 @@ pub async fn run_until(
     host.reloads
         .start(&host.catalog, addresses.clone())
         .map_err(ServeError::Run)?;
+    actix_rt::spawn(pass_over_upgrades(
+        host.clone(),
+        signal(SignalKind::user_defined2()),
+    ));
     actix_rt::spawn(refresh_on_signal(
         host.clone(),
         signal(SignalKind::hangup()),
@@ -86,6 +90,11 @@ pub async fn run_until(
     let watch = Watch::start(host.clone(), server.clone(), descriptors, signals_kept)
         .map_err(ServeError::Run)?;
     host.catalog.workers.keep_alive(true);
+    if host.has_more_to_load() {
+        let host = host.clone();
+        // Err: it has been logged, and the next SIGHUP tries again.
+        actix_rt::spawn(async move { drop(host.reloads.refresh(None).await) });
+    }
     listening(&addresses);
     if let Some(link) = &host.link {
         actix_rt::spawn(accept_again(link.clone(), server.clone()));
@@ -97,6 +106,9 @@ pub async fn run_until(
         () = stop => End::Ordered,
     };
     watch.stop();
+    if let Some(link) = &host.link {
+        link.tell(&Notice::Stopping);
+    }
     host.catalog.workers.keep_alive(false);
     host.reloads.end();
     drop(watcher);
@@ -131,6 +143,20 @@ async fn accept_again(link: Arc<Link>, server: ServerHandle) {
     loop {
         link.accept_again().await;
         server.resume().await;
+    }
+}
+
+/// SIGUSR2, which means an upgrade: only a supervisor can do that.
+async fn pass_over_upgrades(host: Arc<Host>, upgrade: io::Result<Signal>) {
+    let Ok(mut upgrade) = upgrade else {
+        return;
+    };
+    while upgrade.recv().await.is_some() {
+        // With a supervisor, everything that has the program's name was told.
+        if host.link.is_none() {
+            let sentence = "SIGUSR2 asks for an upgrade, and there is no supervisor that could do it (supervise = false); restart the host instead";
+            log::event(Level::Warn, sentence, &[]);
+        }
     }
 }
 

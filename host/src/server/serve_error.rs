@@ -12,6 +12,8 @@ pub enum ServeError {
     Extensions(PathBuf, io::Error),
     /// An extension was refused, and the operator wants all of them.
     MustLoad(usize),
+    /// The server before serves extensions that this one refuses.
+    Lost(Vec<String>),
     /// The folder for private copies cannot be made.
     Copies(CopiesError),
     /// The event loop failed.
@@ -32,6 +34,11 @@ impl fmt::Display for ServeError {
             Self::MustLoad(count) => {
                 write!(f, "{count} extensions were refused, and must_load is set")
             }
+            Self::Lost(names) => write!(
+                f,
+                "the server that is to be replaced serves {}, refused here; fix it, or remove its folder, and try again",
+                names.join(", ")
+            ),
             Self::Copies(error) => error.fmt(f),
             Self::Run(_) => f.write_str("the server ended"),
         }
@@ -43,7 +50,7 @@ impl std::error::Error for ServeError {
         match self {
             Self::Extensions(_, cause) | Self::Run(cause) => Some(cause),
             Self::Copies(error) => error.source(),
-            Self::MustLoad(_) => None,
+            Self::MustLoad(_) | Self::Lost(_) => None,
         }
     }
 }

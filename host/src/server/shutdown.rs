@@ -115,8 +115,6 @@ async fn stop_in_order(host: &Arc<Host>, server: &ServerHandle, deadline: Instan
         host.catalog.report_requests();
         host.catalog.workers.on_each(|_| connections().close());
     }
-    // Nothing is accepted any more.
-    host.shut_down_listeners();
     let deadline = deadline + STOPPED_WITHIN;
     host.catalog.begin_end(deadline);
     // Beside that: no extension uses it, and one may never come back from its hook.
@@ -138,6 +136,8 @@ pub async fn finish_connections(host: &Host, server: &ServerHandle) {
     let paused = server.pause();
     host.catalog.workers.on_each(|_| connections().stop());
     paused.await;
+    // Who comes now is refused at once, where no other server is there to take it.
+    host.shut_down_listeners();
     sleep(ACCEPTED_WITHIN).await;
     host.catalog.workers.come_round().await;
     server.stop(true).await;

@@ -157,6 +157,8 @@ impl Watched {
         self.signals.restore();
         let is_opening = library::is_opening(self.create_timeout);
         self.host.blocking.report_refused();
+        self.host.tell_what_is_served();
+        page().give_heartbeat();
         self.look_at_workers(is_stopping || is_opening);
         let lost = self.listeners.iter().find(|listener| !listener.is_there());
         if let Some(lost) = lost.filter(|_| !is_stopping) {

@@ -34,6 +34,17 @@ pub(super) async fn open(url: &DatabaseUrl) -> Result<Db, StoreError> {
     }
 }
 
+/// Refuses a store that has vanished: for a host that continues one which had it. A first start would make a new administrator.
+pub(super) fn check_there(url: &DatabaseUrl) -> Result<(), StoreError> {
+    match url {
+        DatabaseUrl::File(path) if !path.exists() => Err(no_store(
+            path,
+            "it has vanished while the host was running; put it back, or restart the host to begin anew",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a file that holds no store, without changing it: a log that is not its own must not be written into it. Returns a
 /// connection that only reads.
 pub(super) async fn inspect(path: &Path) -> Result<AnyConnection, StoreError> {

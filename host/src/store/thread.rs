@@ -48,6 +48,15 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens it for a host that goes on where another has ended: it must be there.
+    ///
+    /// # Errors
+    /// Where it is not, or cannot be opened.
+    pub fn open_again(url: &DatabaseUrl) -> Result<Store, StoreError> {
+        opening::check_there(url)?;
+        Self::open(url)
+    }
+
     /// Opens another program's database, to read only.
     ///
     /// # Errors

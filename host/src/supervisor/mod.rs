@@ -12,6 +12,7 @@ mod standing;
 mod supervise;
 mod systemd;
 pub mod upgrade;
+mod version;
 
 pub use self::error::SupervisorError;
 pub use self::standing::quarantined;

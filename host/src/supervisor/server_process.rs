@@ -14,15 +14,13 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::platform::handover::{Handover, Notice, Order, Quarantined};
+use crate::platform::handover::{Handover, Notice, Opening, Order};
 use crate::platform::listen::Listeners;
 use crate::runtime::crash_page::{self, Mapping};
 
 /// How servers are started.
 pub struct Launch {
-    /// The binary, which may be another one by the time of the next start.
-    pub program: PathBuf,
-    /// Its arguments.
+    /// Their arguments.
     pub arguments: Vec<OsString>,
     /// What it listens on.
     pub listeners: Listeners,
@@ -44,21 +42,28 @@ pub struct ServerProcess {
     pub pid: u32,
     /// When it took requests for the first time.
     pub ready: Option<Instant>,
+    /// When it is to serve at the latest; `None`: the operator waits for it.
+    pub ready_by: Option<Instant>,
     /// When it is to be killed: it was told to end before.
     pub kill_at: Option<Instant>,
+    /// What it serves, by the names of folders.
+    pub serves: Vec<String>,
+    /// How often it had given a sign of life, and when that was seen to have changed.
+    alive: (u64, Instant),
     page: File,
     orders: UnixStream,
 }
 
 impl ServerProcess {
-    /// Starts one, which will not load what is quarantined; what happens to it goes to `events`.
+    /// Starts one; what happens to it goes to `events`.
     ///
     /// # Errors
     /// Where the system does not start the process.
     pub fn start(
         number: u64,
         launch: &Launch,
-        quarantined: &[Quarantined],
+        program: PathBuf,
+        opening: Opening,
         events: UnboundedSender<Event>,
     ) -> io::Result<Self> {
         let (here, there) = UnixStream::pair()?;
@@ -66,11 +71,11 @@ impl ServerProcess {
         let handover = Handover {
             page: page.try_clone()?,
             listeners: launch.listeners.try_clone()?,
-            quarantined: quarantined.to_vec(),
+            opening,
         };
         handover.send(&here)?;
         drop(handover);
-        let child = Command::new(&launch.program)
+        let child = Command::new(program)
             .arg("--supervised")
             .args(&launch.arguments)
             .stdin(Stdio::from(OwnedFd::from(there)))
@@ -89,15 +94,33 @@ impl ServerProcess {
             number,
             pid,
             ready: None,
+            ready_by: None,
+            serves: Vec::new(),
+            alive: (0, Instant::now()),
             kill_at: None,
             page,
             orders,
         })
     }
 
+    /// Since when the process has got no time to run, as it was seen by looking now and then.
+    pub fn frozen_since(&mut self) -> Option<Instant> {
+        let count = self.page().filter(|page| page.is_readable())?.heartbeats();
+        if count != self.alive.0 {
+            self.alive = (count, Instant::now());
+        }
+        (self.ready.is_some()).then_some(self.alive.1)
+    }
+
     /// What it has left behind; `None`: it cannot be read.
     pub fn page(&self) -> Option<Mapping> {
         Mapping::of(&self.page).ok()
+    }
+
+    /// When it is killed, if nothing changes.
+    pub fn ends_at(&self) -> Option<Instant> {
+        let late = self.ready_by.filter(|_| self.ready.is_none());
+        self.kill_at.into_iter().chain(late).min()
     }
 
     /// Tells it to end, and notes when it is to be killed if it does not.

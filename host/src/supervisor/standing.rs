@@ -1,23 +1,24 @@
-//! What the supervisor lets other processes of its user know: the commands `upgrade` and `list` read it.
+//! What the supervisor lets others know: the commands `upgrade` and `list` ask it, over a socket whose name follows from the
+//! settings, wherever they keep their temporary files. It answers its own user and root.
 
-use std::fs::{File, TryLockError};
+use std::hash::Hasher as _;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, Uid, getuid};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+use crate::platform::fnv::Fnv;
 use crate::platform::handover::Quarantined;
-use crate::platform::scratch;
-
-const FILE_NAME: &str = "supervisor.json";
 
 /// How a supervisor and its server stand.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// The supervisor's process.
-    pub supervisor: u32,
-    /// The server's.
+    /// The server's process.
     pub server: u32,
     /// How often the server was replaced because somebody asked for it.
     pub upgrades: u64,
@@ -27,73 +28,78 @@ pub struct Standing {
     pub quarantined: Vec<Quarantined>,
 }
 
-/// The file, locked for as long as the supervisor lives, however that ends.
-pub struct StandingFile {
-    file: File,
-    path: PathBuf,
-}
+/// Where the supervisor is asked.
+pub struct StandingSocket(tokio::net::UnixListener);
 
-impl StandingFile {
-    /// Takes it; `None` where there can be none, or another supervisor of the same extensions has it: nothing depends on it but
-    /// those commands.
-    pub fn take(extensions: &Path) -> Option<Self> {
-        let path = path(extensions)?;
-        let mut options = File::options();
-        options.create(true).truncate(false).write(true).read(true);
-        options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(&path).ok()?;
-        file.try_lock().ok()?;
-        Some(Self { file, path })
-    }
-
-    /// Writes how things stand.
+impl StandingSocket {
+    /// The supervisor's for these settings. Needs a runtime.
     ///
     /// # Errors
-    /// Where the disk does not take it.
-    pub fn write(&self, standing: &Standing) -> io::Result<()> {
-        let mut text = serde_json::to_vec(standing)?;
-        // In one step, so that nobody reads the half of it: blanks cover what stood there before.
-        let length = self.file.metadata()?.len() as usize;
-        text.resize(text.len().max(length), b' ');
-        self.file.write_all_at(&text, 0)
+    /// Where another supervisor has the same extensions folder, address and port; nothing depends on it but those commands.
+    pub fn bind(config: &Config) -> io::Result<Self> {
+        let listener = UnixListener::bind_addr(&address(config)?)?;
+        listener.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(listener).map(Self)
+    }
+
+    /// The next one that asks and may.
+    pub async fn asker(&self) -> tokio::net::UnixStream {
+        loop {
+            match self.0.accept().await {
+                Ok((asker, _)) if asker.peer_cred().is_ok_and(|peer| may_ask(peer.uid())) => {
+                    return asker;
+                }
+                Ok(_) => {}
+                // Too many descriptors, perhaps.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 }
 
-impl Drop for StandingFile {
-    fn drop(&mut self) {
-        // Err: somebody else has cleaned up.
-        let _ = std::fs::remove_file(&self.path);
+fn may_ask(user: u32) -> bool {
+    user == 0 || user == getuid().as_raw()
+}
+
+impl Standing {
+    /// Tells it to one that has asked. Waits for nobody: what does not fit is not read.
+    pub fn tell(&self, asker: &tokio::net::UnixStream) {
+        if let Ok(text) = serde_json::to_vec(self) {
+            // Err: it has gone.
+            let _ = asker.try_write(&text);
+        }
     }
 }
 
-/// How the supervisor stands that serves these extensions; `None`: there is none.
-pub fn standing(extensions: &Path) -> Option<Standing> {
-    /// The supervisor may be writing.
-    const ATTEMPTS: u32 = 5;
-    let mut file = File::open(path(extensions)?).ok()?;
-    // Whoever held it has ended, however.
-    if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+/// The supervisor for these settings, and how it stands; `None`: there is none of this user.
+pub fn standing(config: &Config) -> Option<(Pid, Standing)> {
+    const WITHIN: Duration = Duration::from_secs(2);
+    let mut stream = UnixStream::connect_addr(&address(config).ok()?).ok()?;
+    // By the system's word: anybody may take such a name, and say anything.
+    let peer = socket_peercred(&stream).ok()?;
+    if peer.uid != getuid() && getuid() != Uid::ROOT {
         return None;
     }
-    for _ in 0..ATTEMPTS {
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        if let Ok(standing) = serde_json::from_str(&text) {
-            return Some(standing);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        file = File::open(path(extensions)?).ok()?;
-    }
-    None
+    stream.set_read_timeout(Some(WITHIN)).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some((peer.pid, serde_json::from_str(&text).ok()?))
 }
 
-/// What the supervisor that serves these extensions leaves out, for the commands beside it.
-pub fn quarantined(extensions: &Path) -> Vec<Quarantined> {
-    standing(extensions).unwrap_or_default().quarantined
+/// What the supervisor for these settings leaves out, for the commands beside it.
+pub fn quarantined(config: &Config) -> Vec<Quarantined> {
+    standing(config)
+        .map(|(_, standing)| standing.quarantined)
+        .unwrap_or_default()
 }
 
-fn path(extensions: &Path) -> Option<PathBuf> {
-    let absolute = extensions.canonicalize();
-    let owner = absolute.as_deref().unwrap_or(extensions);
-    scratch::folder_kept_for(owner).map(|folder| folder.join(FILE_NAME))
+/// Two hosts may share a folder of extensions, but not what they listen on.
+fn address(config: &Config) -> io::Result<SocketAddr> {
+    let extensions = config.extensions_path.canonicalize();
+    let extensions = extensions.as_ref().unwrap_or(&config.extensions_path);
+    let mut key = Fnv::default();
+    key.write(extensions.as_os_str().as_encoded_bytes());
+    key.write(config.host.as_bytes());
+    key.write_u16(config.port);
+    SocketAddr::from_abstract_name(format!("extension-host/supervisor/{:016x}", key.finish()))
 }

@@ -2,8 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -15,15 +14,18 @@ use super::blame::Blame;
 use super::ending::Ending;
 use super::error::SupervisorError;
 use super::server_process::{Event, Launch, ServerProcess};
-use super::standing::{Standing, StandingFile};
+use super::standing::{Standing, StandingSocket};
 use super::systemd;
-use crate::config::Config;
-use crate::platform::handover::{Notice, Order};
+use super::version::Version;
+use crate::config::{Config, Overrides};
+use crate::platform::error_chain::error_chain;
+use crate::platform::handover::{Notice, Occasion, Opening, Order, SettingsText};
 use crate::platform::listen;
 use crate::platform::log::{self, Level};
+use crate::platform::process;
 
-/// How much longer than it may take a server has to end before it is killed.
-const GRACE: Duration = Duration::from_secs(2);
+/// How much longer than it may take a server has to end before it is killed: everything is over within a second.
+const GRACE: Duration = Duration::from_millis(950);
 /// A server that ends sooner than this has not served.
 const SERVED_AFTER: Duration = Duration::from_secs(1);
 /// So many that have not served are replaced at once.
@@ -36,30 +38,42 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Where it cannot listen, or no server can be started.
-pub fn run(config: &Config, arguments: Vec<OsString>) -> Result<ExitCode, SupervisorError> {
+pub fn run(
+    config: &Config,
+    settings: SettingsText,
+    overrides: Overrides,
+    arguments: Vec<OsString>,
+) -> Result<u8, SupervisorError> {
+    // Where nobody reads stderr, the supervisor must go on.
+    log::write_in_background();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(SupervisorError::Run)?;
-    let program = program().map_err(SupervisorError::Start)?;
+    let version = Version::own(config, settings).map_err(SupervisorError::Start)?;
     let listeners = listen::open(&config.host, config.port).map_err(SupervisorError::Listen)?;
     let launch = Launch {
-        program,
         arguments,
         listeners,
     };
-    let supervisor = Supervisor::new(config, launch);
-    tokio::task::LocalSet::new().block_on(&runtime, supervisor.supervise())
+    let socket = {
+        let _entered = runtime.enter();
+        StandingSocket::bind(config)
+    };
+    if let Err(cause) = &socket {
+        let sentence = "`upgrade` and `list` do not find this host: another one may have the same extensions folder, address and port";
+        log::event(Level::Warn, sentence, &[("cause", cause)]);
+    }
+    let supervisor = Supervisor::new(config, overrides, version, launch);
+    let supervising = supervisor.supervise(socket.ok());
+    tokio::task::LocalSet::new().block_on(&runtime, supervising)
 }
 
-/// The binary, by a path that stays when another is put there.
-fn program() -> io::Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    Ok(if program.exists() {
-        program
-    } else {
-        Path::new("/proc/self/exe").to_owned()
-    })
+/// How long a server that follows another may take until it serves.
+pub fn ready_within(config: &Config) -> Duration {
+    /// For everything but one extension that hangs.
+    const MARGIN: Duration = Duration::from_secs(30);
+    Duration::from_millis(config.limits.create_timeout_ms) + MARGIN
 }
 
 /// Why a server is started beside the one that serves.
@@ -67,16 +81,32 @@ fn program() -> io::Result<PathBuf> {
 enum Why {
     /// Somebody has asked for it.
     Upgrade,
-    /// The one that serves has a worker that does not come back.
+    /// The one that serves has a worker that does not come back, or does not run at all.
     Stuck,
+}
+
+/// The next one that asks how things stand.
+async fn asked(socket: Option<&StandingSocket>) -> tokio::net::UnixStream {
+    match socket {
+        Some(socket) => socket.asker().await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Supervisor {
     launch: Launch,
+    overrides: Overrides,
+    /// What servers are made of.
+    version: Version,
+    /// What the one is made of that is to replace them.
+    next_version: Option<Version>,
     blame: Blame,
+    /// How long a server may take to serve.
+    ready_within: Duration,
+    /// How long a server may give no sign of life; zero: for ever.
+    stuck_after: Duration,
     shutdown: Duration,
     standing: Standing,
-    standing_file: Option<StandingFile>,
     events: UnboundedSender<Event>,
     next_event: UnboundedReceiver<Event>,
     started: u64,
@@ -84,6 +114,8 @@ struct Supervisor {
     current: Option<ServerProcess>,
     /// The one that will take its place.
     next: Option<(ServerProcess, Why)>,
+    /// What the last one served that is not there any more.
+    served: Vec<String>,
     /// Those that finish what they have begun.
     old: Vec<ServerProcess>,
     /// When the next server is started.
@@ -94,26 +126,28 @@ struct Supervisor {
     /// How many have ended one after the other that had not served.
     failures: u32,
     is_stopping: bool,
-    code: Option<ExitCode>,
+    code: Option<u8>,
 }
 
 impl Supervisor {
-    fn new(config: &Config, launch: Launch) -> Self {
+    fn new(config: &Config, overrides: Overrides, version: Version, launch: Launch) -> Self {
         let (events, next_event) = unbounded_channel();
         Self {
             launch,
+            overrides,
+            version,
+            next_version: None,
+            ready_within: ready_within(config),
+            stuck_after: Duration::from_millis(config.limits.stuck_ms),
             blame: Blame::new(config.quarantine.clone()),
             shutdown: config.shutdown_timeout(),
-            standing: Standing {
-                supervisor: std::process::id(),
-                ..Standing::default()
-            },
-            standing_file: StandingFile::take(&config.extensions_path),
+            standing: Standing::default(),
             events,
             next_event,
             started: 0,
             current: None,
             next: None,
+            served: Vec::new(),
             old: Vec::new(),
             restart_at: None,
             has_served: false,
@@ -124,7 +158,7 @@ impl Supervisor {
         }
     }
 
-    async fn supervise(mut self) -> Result<ExitCode, SupervisorError> {
+    async fn supervise(mut self, socket: Option<StandingSocket>) -> Result<u8, SupervisorError> {
         let on = |kind| signal(kind).map_err(SupervisorError::Run);
         let (mut terminate, mut interrupt) =
             (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
@@ -133,8 +167,12 @@ impl Supervisor {
         let watchdog = systemd::watchdog();
         let mut tick = interval(watchdog.unwrap_or(Duration::from_secs(3_600)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.current = Some(self.start().map_err(SupervisorError::Start)?);
-        self.write_standing();
+        // Often enough to be a quarter late at most.
+        let every = (self.stuck_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+        let mut look = interval(every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let first = self.start(Occasion::Start);
+        self.current = Some(first.map_err(SupervisorError::Start)?);
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -144,10 +182,11 @@ impl Supervisor {
                 _ = hangup.recv() => self.reload(),
                 _ = replace.recv() => self.replace(Why::Upgrade),
                 _ = tick.tick(), if watchdog.is_some() => systemd::alive(),
+                _ = look.tick(), if !self.stuck_after.is_zero() => self.look(),
+                asker = asked(socket.as_ref()) => self.standing().tell(&asker),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => self.on_deadline(),
             }
             if let Some(code) = self.code {
-                self.launch.listeners.shut_down();
                 return Ok(code);
             }
         }
@@ -155,10 +194,21 @@ impl Supervisor {
 
     // ---- Servers ----
 
-    fn start(&mut self) -> io::Result<ServerProcess> {
+    fn start(&mut self, occasion: Occasion) -> io::Result<ServerProcess> {
         self.started += 1;
         let events = self.events.clone();
-        ServerProcess::start(self.started, &self.launch, self.blame.quarantined(), events)
+        let version = self.next_version.as_mut().unwrap_or(&mut self.version);
+        let opening = Opening {
+            quarantined: self.blame.quarantined().to_vec(),
+            settings: version.settings(),
+            occasion,
+        };
+        let program = version.program();
+        let is_first = opening.occasion == Occasion::Start;
+        let mut server =
+            ServerProcess::start(self.started, &self.launch, program, opening, events)?;
+        server.ready_by = (!is_first).then(|| Instant::now() + self.ready_within);
+        Ok(server)
     }
 
     fn servers(&mut self) -> impl Iterator<Item = &mut ServerProcess> {
@@ -169,7 +219,8 @@ impl Supervisor {
     /// Starts the server anew, where there is none.
     fn restart(&mut self) {
         self.restart_at = None;
-        match self.start() {
+        let serves = self.served.clone();
+        match self.start(Occasion::Replacement { serves }) {
             Ok(server) => self.current = Some(server),
             Err(cause) => {
                 log::event(
@@ -192,15 +243,32 @@ impl Supervisor {
             self.is_upgrade_wanted |= why == Why::Upgrade && *other == Why::Stuck;
             return;
         }
-        if self
-            .current
-            .as_ref()
-            .is_none_or(|server| server.ready.is_none())
-        {
+        let current = self.current.as_ref();
+        let Some(current) = current.filter(|server| server.ready.is_some()) else {
             self.is_upgrade_wanted |= why == Why::Upgrade;
             return;
+        };
+        let occasion = match why {
+            Why::Stuck => Occasion::Replacement {
+                serves: current.serves.clone(),
+            },
+            Why::Upgrade => Occasion::Upgrade {
+                serves: current.serves.clone(),
+            },
+        };
+        if why == Why::Upgrade {
+            match self.version.on_disk(&self.overrides) {
+                Ok(version) => self.next_version = Some(version),
+                Err(error) => {
+                    let cause = error_chain(error.as_ref());
+                    let sentence = "cannot upgrade; the server serves on as it is";
+                    log::event(Level::Error, sentence, &[("cause", &cause)]);
+                    self.note_replaced(why, false);
+                    return;
+                }
+            }
         }
-        match self.start() {
+        match self.start(occasion) {
             Ok(server) => self.next = Some((server, why)),
             Err(cause) => {
                 log::event(
@@ -215,7 +283,12 @@ impl Supervisor {
 
     /// Notes whether a server has taken the place of the one before. Where none has, that one goes on.
     fn note_replaced(&mut self, why: Why, is_done: bool) {
-        if let Some(server) = self.current.as_ref().filter(|_| !is_done) {
+        let version = self.next_version.take();
+        if is_done {
+            if let Some(version) = version {
+                self.version = version;
+            }
+        } else if let Some(server) = &self.current {
             server.order(Order::AcceptAgain);
         }
         if why == Why::Upgrade {
@@ -226,20 +299,13 @@ impl Supervisor {
             };
             *count += 1;
         }
-        self.write_standing();
     }
 
-    fn write_standing(&mut self) {
-        self.standing.server = self.current.as_ref().map_or(0, |server| server.pid);
-        self.standing.quarantined = self.blame.quarantined().to_vec();
-        if let Some(file) = &self.standing_file
-            && let Err(cause) = file.write(&self.standing)
-        {
-            log::event(
-                Level::Warn,
-                "cannot write what `upgrade` and `list` read",
-                &[("cause", &cause)],
-            );
+    fn standing(&self) -> Standing {
+        Standing {
+            server: self.current.as_ref().map_or(0, |server| server.pid),
+            quarantined: self.blame.quarantined().to_vec(),
+            ..self.standing.clone()
         }
     }
 
@@ -251,31 +317,38 @@ impl Supervisor {
             systemd::stopping();
         }
         self.restart_at = None;
+        if is_first && self.servers().next().is_none() {
+            self.launch.listeners.shut_down();
+        }
         // No server follows: who connects when the last has closed them, too, is refused at once and does not wait in vain.
         self.launch.listeners.sockets.clear();
         let within = self.shutdown + GRACE;
         for server in self.servers() {
             // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
+            server.order(Order::NobodyFollows);
             if !is_first || server.kill_at.is_none() {
                 server.tell_to_end(signal, within);
             }
         }
         if self.servers().next().is_none() {
-            self.code = Some(ExitCode::SUCCESS);
+            self.code = Some(process::DONE);
         }
     }
 
     fn reload(&mut self) {
         systemd::reloading();
-        for server in self.servers() {
+        // Err: the server says what is wrong.
+        let _ = self.version.keep_env();
+        // One that starts reads everything anyway.
+        for server in self.servers().filter(|server| server.ready.is_some()) {
             server.signal(Signal::HUP);
         }
     }
 
     fn deadline(&mut self) -> Option<Instant> {
         let restart_at = self.restart_at;
-        let kills = self.servers().filter_map(|server| server.kill_at);
-        kills.chain(restart_at).min()
+        let ends = self.servers().filter_map(|server| server.ends_at());
+        ends.chain(restart_at).min()
     }
 
     fn on_deadline(&mut self) {
@@ -286,6 +359,14 @@ impl Supervisor {
                 log::event(
                     Level::Error,
                     "the server does not end, and is killed",
+                    &[("pid", &server.pid)],
+                );
+                server.signal(Signal::KILL);
+            } else if server.ends_at().is_some_and(|at| at <= now) {
+                server.ready_by = None;
+                log::event(
+                    Level::Error,
+                    "the server does not come to serve, and is killed",
                     &[("pid", &server.pid)],
                 );
                 server.signal(Signal::KILL);
@@ -305,10 +386,13 @@ impl Supervisor {
             Event::Said(number, Notice::Stuck { place, stuck_ms }) if self.is_current(number) => {
                 self.on_stuck(Ending::stuck(place, stuck_ms));
             }
-            Event::Said(_, Notice::Released { extension }) => {
-                self.blame.release(&extension);
-                self.write_standing();
+            Event::Said(number, Notice::Stopping) if self.is_current(number) => self.on_leaving(),
+            Event::Said(number, Notice::Serves { extensions }) => {
+                if let Some(server) = self.servers().find(|server| server.number == number) {
+                    server.serves = extensions;
+                }
             }
+            Event::Said(_, Notice::Released { extension }) => self.blame.release(&extension),
             Event::Said(..) => {}
             Event::Ended(number, status) => self.on_end(number, status),
         }
@@ -339,7 +423,6 @@ impl Supervisor {
             && server.number == number
         {
             server.ready = Some(now);
-            self.write_standing();
         } else {
             return;
         }
@@ -361,6 +444,59 @@ impl Supervisor {
         ending.log("an extension keeps a worker; a new server takes over", pid);
         self.blame(&ending);
         self.replace(Why::Stuck);
+    }
+
+    /// A server that gets no time to run serves nobody.
+    fn look(&mut self) {
+        let Some(server) = &mut self.current else {
+            return;
+        };
+        let since = server.frozen_since().map(|since| since.elapsed());
+        let frozen = since.filter(|frozen| *frozen >= self.stuck_after);
+        if let Some(frozen) = frozen.filter(|_| !self.is_stopping && self.next.is_none()) {
+            let frozen_ms = frozen.as_millis();
+            let fields: [log::Field<'_>; 2] = [("pid", &server.pid), ("frozen_ms", &frozen_ms)];
+            let sentence = "the server does not run: it was stopped (SIGSTOP, a debugger), or the machine gives it no time; a new server takes over";
+            log::event(Level::Error, sentence, &fields);
+            self.replace(Why::Stuck);
+        }
+    }
+
+    /// The server was told to end by somebody else than the supervisor: it takes no connections any more.
+    fn on_leaving(&mut self) {
+        if self.is_stopping {
+            return;
+        }
+        if let Some(mut server) = self.current.take_if(|server| server.kill_at.is_none()) {
+            let sentence = "the server was told to end by another process or an extension; a new server takes over";
+            log::event(Level::Warn, sentence, &[("pid", &server.pid)]);
+            server.kill_at = Some(Instant::now() + self.shutdown + GRACE);
+            self.note_served(&server);
+            self.old.push(server);
+            self.follow();
+        }
+    }
+
+    fn note_served(&mut self, server: &ServerProcess) {
+        if server.ready.is_some() {
+            self.served.clone_from(&server.serves);
+        }
+    }
+
+    /// Has another server serve in the place of one that has ended, or is about to.
+    fn follow(&mut self) {
+        match self.next.take() {
+            Some((next, Why::Stuck)) => self.current = Some(next),
+            // What it is made of has not proved itself yet.
+            Some((next, Why::Upgrade)) => {
+                next.signal(Signal::KILL);
+                self.old.push(next);
+                self.next_version = None;
+                self.is_upgrade_wanted = true;
+                self.restart();
+            }
+            None => self.restart(),
+        }
     }
 
     fn on_end(&mut self, number: u64, status: io::Result<ExitStatus>) {
@@ -390,7 +526,7 @@ impl Supervisor {
             }
         }
         if self.is_stopping && self.servers().next().is_none() && self.code.is_none() {
-            self.code = Some(ExitCode::SUCCESS);
+            self.code = Some(process::DONE);
         }
     }
 
@@ -399,7 +535,7 @@ impl Supervisor {
         if self.is_stopping {
             if !status.success() {
                 // It has said why; the others are ended, too.
-                self.code = Some(code.map_or(ExitCode::FAILURE, ExitCode::from));
+                self.code = Some(code.unwrap_or(process::FAILED));
                 self.servers()
                     .for_each(|server| server.signal(Signal::KILL));
             }
@@ -411,18 +547,21 @@ impl Supervisor {
             && let Some(code) = code
         {
             // It cannot be started like this, and has said why.
-            self.code = Some(ExitCode::from(code));
+            self.code = Some(code);
             return;
         }
         ending.log("the server has crashed, and is started anew", server.pid);
         self.blame(&ending);
-        if let Some((next, why)) = self.next.take() {
-            self.current = Some(next);
-            self.note_replaced(why, true);
+        self.note_served(server);
+        if self.next.is_some() {
+            self.follow();
             return;
         }
         let now = Instant::now();
-        let has_served = server.ready.is_some_and(|ready| now - ready > SERVED_AFTER);
+        // One that an extension has ended is replaced at once, however soon: quarantine sees to it that there is an end to that.
+        let has_served = server
+            .ready
+            .is_some_and(|ready| now - ready > SERVED_AFTER || ending.culprit().is_some());
         self.failures = if has_served { 0 } else { self.failures + 1 };
         let Some(doublings) = self.failures.checked_sub(QUICK_RESTARTS + 1) else {
             self.restart();
@@ -455,6 +594,5 @@ impl Supervisor {
                 &fields,
             );
         }
-        self.write_standing();
     }
 }

@@ -1,29 +1,37 @@
 //! What systemd is told, where it has started the supervisor (`Type=notify`); nothing otherwise.
 
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+type Told = Vec<NotifyState<'static>>;
+
+/// So many messages wait for a systemd that does not read; more are lost.
+const WAITING_MAX: usize = 16;
+
 /// The server takes requests.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    tell(vec![NotifyState::Ready]);
 }
 
 /// Extensions are looked at again; [`ready`] ends it.
 pub fn reloading() {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now().ok());
-    tell(&states);
+    tell(states);
 }
 
 /// The end has begun.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    tell(vec![NotifyState::Stopping]);
 }
 
 /// All is well.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    tell(vec![NotifyState::Watchdog]);
 }
 
 /// How often systemd wants to hear that all is well, and twice as often, so that one message may be late.
@@ -33,7 +41,25 @@ pub fn watchdog() -> Option<Duration> {
     is_wanted.then(|| Duration::from_micros(limit_us / 2))
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    // Err: nobody wants to know, or systemd has gone; nothing depends on it.
-    let _ = sd_notify::notify(false, states);
+/// By a thread of its own: the socket may be full, and whoever sends then waits.
+fn tell(states: Told) {
+    static TELLER: OnceLock<Option<SyncSender<Told>>> = OnceLock::new();
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let teller = TELLER.get_or_init(|| {
+        let (sender, told) = sync_channel::<Told>(WAITING_MAX);
+        let send = move || {
+            for states in told {
+                // Err: systemd has gone; nothing depends on it.
+                let _ = sd_notify::notify(false, &states);
+            }
+        };
+        let thread = thread::Builder::new().name("systemd".to_owned());
+        thread.spawn(send).ok().map(|_| sender)
+    });
+    if let Some(teller) = teller {
+        // Err: see WAITING_MAX.
+        let _ = teller.try_send(states);
+    }
 }

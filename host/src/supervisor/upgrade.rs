@@ -1,20 +1,21 @@
 //! `extension-host upgrade`: has the supervisor put the binary that is on the disk now in the place of the server.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use super::standing::{Standing, standing};
+use super::supervise::ready_within;
+use crate::config::Config;
 
 /// Why nothing was replaced.
 #[derive(Debug)]
 pub enum UpgradeError {
-    /// Nobody serves these extensions.
-    NoSupervisor,
+    /// Nobody serves with these settings.
+    NoSupervisor(String),
     /// The supervisor takes no signal.
     Signal(io::Error),
     /// The new server did not start.
@@ -23,16 +24,28 @@ pub enum UpgradeError {
     Timeout,
 }
 
+impl UpgradeError {
+    fn no_supervisor(config: &Config) -> Self {
+        let (extensions, host, port) = (&config.extensions_path, &config.host, config.port);
+        Self::NoSupervisor(format!("{} on {host}:{port}", extensions.display()))
+    }
+}
+
 impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoSupervisor => {
-                "no supervisor of this user serves this extensions folder; start one with: extension-host serve"
-            }
-            Self::Signal(_) => "the supervisor cannot be told",
-            Self::Refused => "the new server did not start, and the old one serves on; its log says why",
-            Self::Timeout => "the new server does not serve yet; the old one serves on until it does",
-        })
+        match self {
+            Self::NoSupervisor(what) => write!(
+                f,
+                "no supervisor of this user serves {what}; say --config, --extensions-path, --host and --port as for its `serve`, and run this as its user; a host with supervise = false has none and is restarted instead"
+            ),
+            Self::Signal(_) => f.write_str("the supervisor cannot be told"),
+            Self::Refused => f.write_str(
+                "the new server did not start, and the old one serves on; its log says why",
+            ),
+            Self::Timeout => f.write_str(
+                "no new server serves yet, and where an old one serves it goes on; the host's log says why",
+            ),
+        }
     }
 }
 
@@ -45,33 +58,38 @@ impl std::error::Error for UpgradeError {
     }
 }
 
-/// Tells the supervisor of `extensions`, and waits until the new server serves, at most for `timeout`.
+/// Tells the supervisor for these settings, and waits until the new server serves, or is given up.
 ///
 /// # Errors
 /// Where there is no supervisor, or no new server.
-pub fn run(extensions: &Path, timeout: Duration, json: bool) -> Result<ExitCode, UpgradeError> {
-    let before = standing(extensions).ok_or(UpgradeError::NoSupervisor)?;
-    let pid = i32::try_from(before.supervisor)
-        .ok()
-        .and_then(Pid::from_raw);
-    let pid = pid.ok_or(UpgradeError::NoSupervisor)?;
-    kill_process(pid, Signal::USR2).map_err(|cause| UpgradeError::Signal(cause.into()))?;
-    let after = wait(extensions, &before, Instant::now() + timeout)?;
+pub fn run(config: &Config, json: bool) -> Result<ExitCode, UpgradeError> {
+    /// For the supervisor to notice.
+    const MARGIN: Duration = Duration::from_secs(5);
+    let none = || UpgradeError::no_supervisor(config);
+    let (supervisor, before) = standing(config).ok_or_else(none)?;
+    kill_process(supervisor, Signal::USR2).map_err(|cause| UpgradeError::Signal(cause.into()))?;
+    let after = wait(
+        config,
+        &before,
+        Instant::now() + ready_within(config) + MARGIN,
+    )?;
+    let supervisor = supervisor.as_raw_nonzero();
     if json {
-        let said = json!({"supervisor": after.supervisor, "replaced": before.server, "server": after.server});
+        let said =
+            json!({"supervisor": supervisor, "replaced": before.server, "server": after.server});
         println!("{said}");
     } else {
         println!(
-            "server {} serves in place of server {}",
-            after.server, before.server
+            "server {} serves in place of server {}, which has {} ms to finish what it has begun",
+            after.server, before.server, config.limits.shutdown_timeout_ms
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn wait(extensions: &Path, before: &Standing, deadline: Instant) -> Result<Standing, UpgradeError> {
+fn wait(config: &Config, before: &Standing, deadline: Instant) -> Result<Standing, UpgradeError> {
     loop {
-        let now = standing(extensions).ok_or(UpgradeError::NoSupervisor)?;
+        let (_, now) = standing(config).ok_or_else(|| UpgradeError::no_supervisor(config))?;
         if now.upgrades != before.upgrades {
             return Ok(now);
         }
