@@ -59,6 +59,7 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
         ("library", "SIGSEGV", false),
         ("later", "SIGSEGV", true),
         ("blocking", "SIGSEGV", true),
+        ("exit-thread", "SIGABRT", true),
     ];
     for (number, (path, cause, has_route)) in ends.into_iter().enumerate() {
         ask_for_the_end(&host, path);

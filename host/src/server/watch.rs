@@ -15,9 +15,9 @@ use super::shutdown;
 use crate::extension::library;
 use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
-use crate::platform::process::{self, EndsWithThread};
+use crate::platform::process::EndsWithThread;
 use crate::platform::thread_locals::touch_thread_locals;
-use crate::runtime::crash_page::page;
+use crate::runtime::crash_page::{end_broken, page};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -169,7 +169,7 @@ impl Watched {
         if let Some(lost) = lost.filter(|_| !is_stopping) {
             let fields: [log::Field<'_>; 1] = [("descriptor", &lost.link.display())];
             let sentence = "a socket that the host listens on was closed or replaced, by the code of an extension or because the thread that accepts connections has died; the process ends";
-            process::end_broken(sentence, &fields);
+            end_broken(sentence, &fields);
         }
     }
 
@@ -229,7 +229,7 @@ impl Watched {
             }
             if seen.quiet_looks > QUIET_LOOKS + UNANSWERED_LOOKS_MAX {
                 let sentence = "a worker does not answer although it is in no extension: its descriptors were closed or replaced, perhaps; the process ends";
-                process::end_broken(sentence, &[("worker", &number)]);
+                end_broken(sentence, &[("worker", &number)]);
             }
         }
         workers.set_blocked(blocked);
