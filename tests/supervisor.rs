@@ -256,7 +256,8 @@ fn with_a_stuck_worker(can_be_replaced: bool) -> (Host, Connection) {
         .extensions(&[&slow, &Extension::good()])
         .start();
     if !can_be_replaced {
-        fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
+        let extensions = host.folder().join("extensions");
+        fs::rename(&extensions, host.folder().join("elsewhere")).expect("moved away");
     }
     let mut client = host.connect();
     client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -70,7 +70,7 @@ fn one_extension_has_no_more_than_its_share_of_the_threads() {
         line["refused_count"].as_u64().is_some()
     });
     assert_eq!(line["extension"], "directus-extension-probe");
-    assert_eq!(line["blocking_threads"], "4", "half of them");
+    assert_eq!(line["blocking_threads_each"], "4", "half of them");
     assert_eq!(host.get(OF_ANOTHER).status, 500, "the others have theirs");
     assert_eq!(threads(&host, "blocking"), 5);
     eventually("all but four are refused", || {

@@ -24,7 +24,7 @@ use extension_host::platform::handover::{Handover, Link};
 use extension_host::platform::listen::{self, Listeners};
 use extension_host::platform::{log, process, threads};
 use extension_host::runtime::{crash_page, fatal_signals};
-use extension_host::server::{self, Ended, Host, Supervision};
+use extension_host::server::{self, Ended, Host, ServeError, Supervision};
 use extension_host::supervisor::{self, upgrade};
 use rustix::process::Signal;
 
@@ -80,6 +80,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::New { .. } | Command::Trial => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let (supervision, listeners) = sockets(given, &config)?;
+            // Before the store: a first start that fails must not have shown a password.
+            let unreadable = |cause| ServeError::Extensions(config.extensions_path.clone(), cause);
+            std::fs::read_dir(&config.extensions_path).map_err(unreadable)?;
             let authority = Authority::open(&config, supervision.is_first())?;
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);

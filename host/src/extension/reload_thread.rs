@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::catalog::Catalog;
 use super::library;
 use super::loader::{self, Scope};
+use crate::platform::log;
 use crate::platform::process::EndsWithThread;
 use crate::platform::thread_locals::touch_thread_locals;
 use crate::upstream::connect::knock;
@@ -122,7 +123,14 @@ fn follow(orders: &Receiver<Order>, catalog: &Arc<Catalog>, listening: &[SocketA
     wait_for_server(catalog, listening);
     for Order { id, done } in orders {
         let scope = id.as_deref().map_or(Scope::Refused, Scope::Id);
-        let refreshed = loader::refresh(catalog, &scope).map(drop);
+        let refreshed = loader::refresh(catalog, &scope).map(|changes| {
+            if changes.is_empty() && id.is_none() {
+                log::info(
+                    "nothing has changed in the extensions folder or the variables",
+                    &[],
+                );
+            }
+        });
         // Err: nobody waits any more.
         let _ = done.send(refreshed);
     }

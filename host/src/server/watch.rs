@@ -17,7 +17,7 @@ use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
 use crate::platform::process::EndsWithThread;
 use crate::platform::thread_locals::touch_thread_locals;
-use crate::runtime::crash_page::{end_broken, page};
+use crate::runtime::crash_page::{ThreadMark, end_broken, page};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -124,6 +124,8 @@ struct Seen {
     stuck_since: Option<Instant>,
     /// It is stuck, and nothing is accepted any more.
     is_given_up: bool,
+    /// Since when it blocks, and how long it will have when that is written next.
+    blocked: Option<(Instant, Duration)>,
     sign_count: u64,
     /// How many looks have found it as it was before, in no extension.
     quiet_looks: u32,
@@ -162,7 +164,6 @@ impl Watched {
         self.signals.restore();
         let is_opening = library::is_opening(self.create_timeout);
         self.host.blocking.report_refused();
-        self.host.tell_what_is_served();
         page().give_heartbeat();
         self.look_at_workers(is_stopping || is_opening);
         let lost = self.listeners.iter().find(|listener| !listener.is_there());
@@ -210,13 +211,17 @@ impl Watched {
             }
             if is_same && inside.0 != 0 {
                 blocked += 1;
-                let name = workers.name_of(inside.0);
-                let name = name.as_deref().unwrap_or("unknown");
-                log::event(
-                    Level::Warn,
-                    "an extension blocks a worker; its route should be declared blocking",
-                    &[("extension", &name), ("worker", &number)],
-                );
+                let since = stuck.unwrap_or_else(Instant::now);
+                let (since, next) = seen.blocked.get_or_insert((since, Duration::ZERO));
+                let time = since.elapsed();
+                if time >= *next {
+                    // Each time twice as late: one that never comes back must not fill the log.
+                    *next = 2 * time;
+                    let name = workers.name_of(inside.0);
+                    report_blocked(number, mark, name.as_deref(), time);
+                }
+            } else {
+                seen.blocked = None;
             }
             let is_quiet = is_same && inside.0 == 0 && seen.sign_count == sign_count;
             seen.sign_count = sign_count;
@@ -235,6 +240,21 @@ impl Watched {
         workers.set_blocked(blocked);
         workers.look_for_jobs_left();
     }
+}
+
+fn report_blocked(number: usize, mark: &ThreadMark, extension: Option<&str>, time: Duration) {
+    let (extension, blocked_ms) = (extension.unwrap_or("unknown"), time.as_millis());
+    let place = page().place_of(mark);
+    let (route, request) = place.map_or((None, None), |place| (place.route, place.request));
+    let mut fields: Vec<log::Field<'_>> = vec![
+        ("extension", &extension),
+        ("worker", &number),
+        ("blocked_ms", &blocked_ms),
+    ];
+    fields.extend(route.as_ref().map(|route| ("route", route as _)));
+    fields.extend(request.as_ref().map(|request| ("request", request as _)));
+    let sentence = "an extension blocks a worker; its route should be declared blocking";
+    log::event(Level::Warn, sentence, &fields);
 }
 
 /// A descriptor that the host cannot serve without, and what it was when it was opened.
