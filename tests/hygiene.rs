@@ -154,7 +154,7 @@ fn a_host_that_cannot_listen_because_of_a_fork_names_the_process() {
         .iter()
         .map(ToString::to_string)
         .collect::<String>();
-    let holder = format!("(process {}) listens; end it", forked.0);
+    let holder = format!("(process {}); end it", forked.0);
     assert!(said.contains(&holder), "{holder} is missing in {said}");
 
     // As it says.
