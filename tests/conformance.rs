@@ -264,6 +264,7 @@ macro_rules! survives {
 survives! {
     an_exit_in_an_initialiser_is_found: "IN_INITIALISER" "exit(0)" ["does-not-crash"], "initialisers ran";
     an_abort_in_an_initialiser_is_found: "IN_INITIALISER" "abort()" ["does-not-crash"], "initialisers ran";
+    a_fork_in_an_initialiser_whose_child_goes_on_is_found: "IN_INITIALISER" "if (fork()) _exit(0)" ["does-not-crash"], "initialisers ran";
     an_initialiser_that_hangs_is_found: "IN_INITIALISER" "for (;;) pause()" ["does-not-block"], "initialisers ran";
     an_exit_in_create_is_found: "IN_CREATE" "exit(0)" ["does-not-crash"], "`create` was called";
     an_abort_in_create_is_found: "IN_CREATE" "abort()" ["does-not-crash"], "`create` was called";

@@ -59,6 +59,7 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
         ("library", "SIGSEGV", false),
         ("later", "SIGSEGV", true),
         ("blocking", "SIGSEGV", true),
+        ("exit-thread", "SIGABRT", true),
     ];
     for (number, (path, cause, has_route)) in ends.into_iter().enumerate() {
         ask_for_the_end(&host, path);
@@ -246,17 +247,14 @@ fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
     assert_eq!(host.get("/crasher/alive").status, 404);
 }
 
-/// A host of which one worker never comes back, and the other serves. The next server takes a while to start, or cannot.
-fn with_a_stuck_worker(can_be_replaced: bool) -> (Host, Connection) {
+/// A host of which one worker never comes back, and the other serves. The next server takes a while to start.
+fn with_a_stuck_worker() -> (Host, Connection) {
     let slow = Extension::c("directus-extension-crasher", "crasher.c", &["SLOW_CREATE"]);
     let host = Host::plan()
         .supervised()
-        .config("trial_load = false\n[limits]\nstuck_ms = 1_500\nshutdown_timeout_ms = 2_000")
+        .config("trial_load = false\n[limits]\nstuck_ms = 5_000\nshutdown_timeout_ms = 2_000")
         .extensions(&[&slow, &Extension::good()])
         .start();
-    if !can_be_replaced {
-        fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
-    }
     let mut client = host.connect();
     client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");
     host.said(STUCK);
@@ -265,7 +263,7 @@ fn with_a_stuck_worker(can_be_replaced: bool) -> (Host, Connection) {
 
 #[test]
 fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() {
-    let (host, mut stuck) = with_a_stuck_worker(true);
+    let (host, mut stuck) = with_a_stuck_worker();
     let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..16)
@@ -291,8 +289,11 @@ fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() 
 
 #[test]
 fn a_server_that_nobody_takes_over_from_accepts_connections_again() {
-    let (host, _stuck) = with_a_stuck_worker(false);
+    let (host, _stuck) = with_a_stuck_worker();
     let server = host.servers()[0];
+    // In the middle of its start.
+    eventually("the next server starts", || host.servers().len() == 2);
+    kill(host.server_pid(), "KILL");
     host.said("the new server did not start; the old one serves on");
     // One of two goes to the worker that is well.
     let (answers, answered) = mpsc::channel();
@@ -303,6 +304,7 @@ fn a_server_that_nobody_takes_over_from_accepts_connections_again() {
             scope.spawn(move || answers.send(ask_on_a_new_connection(host)));
         }
         assert!(answered.recv().expect("an answer"));
+        assert_eq!(host.servers(), [server], "no other has given it");
         kill(host.pid(), "KILL");
         kill(server, "KILL");
     });
@@ -580,6 +582,60 @@ fn an_upgrade_follows_when_another_server_is_about_to_take_over() {
     let took_over = "a new server serves; the old one finishes what it has begun";
     let log = host.log().into_iter();
     assert_eq!(log.filter(|line| line["message"] == took_over).count(), 2);
+}
+
+#[test]
+fn a_reload_that_is_wanted_while_a_server_starts_does_not_end_it_and_is_done_when_it_serves() {
+    let folder = built::scratch();
+    let created = folder.path().join("created");
+    let create = format!("note(\"{}\",\"created\\n\");sleep(2)", created.display());
+    let slow = Extension::c(
+        "directus-extension-a-slow",
+        "broken.c",
+        &[&format!("IN_CREATE={create}")],
+    );
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&slow, &crasher()])
+        .start();
+    ask_for_the_end(&host, "segv");
+    eventually("the next server is about to create it", || {
+        // By the trial, the first server, and the second.
+        fs::read_to_string(&created).is_ok_and(|lines| lines.lines().count() == 3)
+    });
+    let starting = host.server_pid();
+    // It has seen by now which extensions there are.
+    Extension::good().put(&host.folder().join("extensions"));
+    host.signal("HUP");
+    eventually("it has looked again", || {
+        host.get("/c-sample/now").status == 200
+    });
+    assert_eq!(host.server_pid(), starting);
+    assert_eq!(crashes(&host).len(), 1);
+}
+
+#[test]
+fn an_old_server_that_an_extension_ends_by_exit_0_is_told() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&crasher(), &Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    let mut held = host.connect();
+    held.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    client.send(request("GET /crasher/alive", b""));
+    assert_eq!(client.answer().text(), "alive");
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    client.send(request("GET /crasher/exit", b""));
+    let line = host.said("the old server did not end well");
+    assert_eq!(line["cause"], "exit with code 0", "{line}");
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
 }
 
 #[test]

@@ -82,6 +82,20 @@ fn one_that_ends_the_process_in_its_trial_is_refused() {
     refused_everywhere("_exit(3)", "ended itself with exit code 3");
 }
 
+/// What goes on would do so in the host, too: once more, or in place of it.
+#[test]
+fn one_that_forks_and_has_the_child_go_on_in_its_trial_is_refused() {
+    for statement in ["if(fork())_exit(0)", "if(fork())for(;;)wait(NULL)"] {
+        let bad = broken(&[&format!("IN_INITIALISER={statement}")]);
+        let step = "the initialisers of its library";
+        refused(
+            &bad,
+            "TRIAL_CRASHED",
+            &[step, "it forks, and its child returns to the host"],
+        );
+    }
+}
+
 #[test]
 fn one_that_closes_what_is_not_its_own_in_its_trial_is_refused() {
     let bad = broken(&["IN_CREATE=close_all()"]);

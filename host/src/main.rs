@@ -61,6 +61,12 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         trial::obey(&CALLBACKS)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if cli.is_supervised() {
+        // Until it can tell what they mean, they must not end it: whatever has the program's name may have been told.
+        for signal in [Signal::HUP, Signal::USR2] {
+            process::ignore(signal.as_raw())?;
+        }
+    }
     let overrides = cli.overrides();
     let given = cli.is_supervised().then(Link::from_stdin).transpose()?;
     let settings = match &given {

@@ -23,7 +23,8 @@ use crate::http::reply::{self, Failure, REQUEST_ID, Refusal};
 use crate::platform::log::Level;
 use crate::platform::log_limit;
 use crate::runtime::contract_checks::{self, Rule};
-use crate::runtime::worker::{self, current};
+use crate::runtime::fatal_signals::extension_here;
+use crate::runtime::worker::current;
 
 pub(super) unsafe extern "C" fn respond(
     request: ext_request,
@@ -335,12 +336,12 @@ fn late(request: request::Handle, status: ext_status) -> ext_status {
     status
 }
 
-/// A handle whose time is over. Whose it was is not known any more, but on a worker, who uses it.
+/// A handle whose time is over. Whose it was is not known any more, but who uses it.
 fn stale(call: &str) -> ext_status {
     contract_checks::note(Rule::LetsFinishedGo, || {
         format!("`{call}` was called with a finished request")
     });
-    let name = worker::inside();
+    let name = extension_here();
     let name = name.as_deref().unwrap_or("unknown");
     log_limit::event(
         (name, call),

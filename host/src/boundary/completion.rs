@@ -12,6 +12,7 @@ use bytes::Bytes;
 use extension_api::abi;
 
 use super::buffers::give;
+use crate::platform::slice::Slice;
 use crate::runtime::ffi_out;
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::{self, Worker};
@@ -23,8 +24,53 @@ thread_local! {
 /// The completions that are due on a worker.
 #[derive(Default)]
 struct Due {
-    completions: RefCell<VecDeque<(Completion, Outcome)>>,
+    queues: RefCell<Queues>,
     is_being_called: Cell<bool>,
+}
+
+/// Those of each build have a queue of their own, and the builds take turns: none waits for what another has piled up.
+#[derive(Default)]
+struct Queues {
+    /// None of them is empty; the first has its turn.
+    of_builds: VecDeque<(u64, Queue)>,
+    count: usize,
+    /// The memory of one that is empty.
+    spare: Queue,
+}
+
+type Queue = VecDeque<(Completion, Outcome)>;
+
+impl Queues {
+    /// More is not kept for the next one.
+    const SPARE_MAX: usize = 64;
+
+    fn put(&mut self, completion: Completion, outcome: Outcome) {
+        let build = completion.build().map_or(0, |build| build.number);
+        self.count += 1;
+        let mut queues = self.of_builds.iter_mut();
+        match queues.find(|(number, _)| *number == build) {
+            Some((_, queue)) => queue.push_back((completion, outcome)),
+            None => {
+                let mut queue = std::mem::take(&mut self.spare);
+                queue.push_back((completion, outcome));
+                self.of_builds.push_back((build, queue));
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<(Completion, Outcome)> {
+        let (_, queue) = self.of_builds.front_mut()?;
+        let next = queue.pop_front();
+        if !queue.is_empty() {
+            self.of_builds.rotate_left(1);
+        } else if let Some((_, empty)) = self.of_builds.pop_front()
+            && empty.capacity() <= Self::SPARE_MAX
+        {
+            self.spare = empty;
+        }
+        self.count -= 1;
+        next
+    }
 }
 
 /// Never freed, so that what outlives the thread's loop finds it.
@@ -39,32 +85,41 @@ fn due() -> &'static Due {
 /// Calls `completion` soon, from the worker's own loop; where that is over, at once, but never from inside another completion.
 pub fn complete(worker: &'static Worker, completion: Completion, outcome: Outcome) {
     let due = due();
-    due.completions
-        .borrow_mut()
-        .push_back((completion, outcome));
+    due.queues.borrow_mut().put(completion, outcome);
     worker.note_due();
     if worker.is_ending() && !due.is_being_called.get() {
         while worker.call_due() {}
     }
 }
 
-/// Calls the completions that are due on this worker, but none that become due meanwhile: an extension that always has more to
-/// do waits for the worker's others. Tells whether some are left.
+/// As [`complete`], for a task of the completion's own: thousands of those may come to their end at once, and each that called would
+/// keep the worker from its others.
+pub fn complete_from_task(completion: Completion, outcome: Outcome) {
+    match worker::current() {
+        Some(worker) => complete(worker, completion, outcome),
+        None => completion.call(outcome),
+    }
+}
+
+/// Calls the completions that are due on this worker, for a slice of its time at most, and as many as there are now: an extension
+/// that always has more to do waits for the worker's others. Tells whether some are left.
 pub fn call_due() -> bool {
-    /// How many are called before others get their turn.
-    const BATCH: usize = 64;
     let due = due();
     let was_being_called = due.is_being_called.replace(true);
-    let count = due.completions.borrow().len().min(BATCH);
+    let mut slice = Slice::default();
+    let count = due.queues.borrow().count;
     for _ in 0..count {
-        let next = due.completions.borrow_mut().pop_front();
+        let next = due.queues.borrow_mut().take();
         let Some((completion, outcome)) = next else {
             break;
         };
         completion.call(outcome);
+        if slice.is_over() {
+            break;
+        }
     }
     due.is_being_called.set(was_being_called);
-    !due.completions.borrow().is_empty()
+    due.queues.borrow().count > 0
 }
 
 /// A function of an extension's that is owed one call. Dropped uncalled, it is called with EXT_CANCELLED soon.
@@ -160,11 +215,14 @@ impl Completion {
     // Where it is called, so that what it takes is not moved once more.
     #[inline(always)]
     pub fn call(mut self, outcome: Outcome) {
-        let worker = worker::current();
-        let inside = self.flight.as_ref().zip(worker);
-        let _inside = inside.map(|(flight, worker)| worker.enter(flight.build(), flight.call()));
-        if let Some(function) = self.uncalled.function.take() {
-            invoke(function, self.uncalled.user, outcome);
+        let Some(function) = self.uncalled.function.take() else {
+            return;
+        };
+        let user = self.uncalled.user;
+        let call = || invoke(function, user, outcome);
+        match self.flight.as_ref().zip(worker::current()) {
+            Some((flight, worker)) => worker.within(flight.build(), flight.call(), call),
+            None => call(),
         }
     }
 }
@@ -183,11 +241,7 @@ impl Drop for Completion {
             flight: self.flight.take(),
         };
         let cancelled = Outcome::of_status(abi::EXT_CANCELLED);
-        match worker::current() {
-            Some(worker) => complete(worker, again, cancelled),
-            // No worker: nothing else could call this.
-            None => again.call(cancelled),
-        }
+        complete_from_task(again, cancelled);
     }
 }
 

@@ -8,7 +8,7 @@ use actix_http::StatusCode;
 use actix_http::header::HeaderMap;
 use extension_api::abi;
 
-use super::completion::{Completion, Outcome, complete};
+use super::completion::{Completion, Outcome, complete, complete_from_task};
 use super::fields::Fields;
 use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
@@ -174,7 +174,7 @@ impl Handle {
             .local()
             .and_then(|local| local.borrow_mut().reading.take());
         if let Some((completion, _)) = reading {
-            completion.call(outcome);
+            complete_from_task(completion, outcome);
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use extension_api::abi;
 use tokio::task::AbortHandle;
 
-use super::completion::{Completion, Outcome, complete};
+use super::completion::{Completion, Outcome, complete, complete_from_task};
 use super::upload::Upload;
 use crate::extension::context::Cancel;
 use crate::runtime::deadline::{Deadlines, Expirable};
@@ -147,10 +147,20 @@ fn spawn(work: Work) -> AbortHandle {
 pub struct CompletionGuard(Handle);
 
 impl CompletionGuard {
-    /// Calls the completion, where the operation has not ended before.
+    /// Calls the completion, where the operation has not ended before: at once where the connection polls the operation, which
+    /// knows when others are to get their turn.
     pub fn complete(self, outcome: Outcome) {
-        if let Some(completion) = self.0.end() {
-            completion.call(outcome);
+        let Some(Local {
+            completion: Some(completion),
+            polled_by,
+            ..
+        }) = self.0.end()
+        else {
+            return;
+        };
+        match polled_by {
+            PolledBy::Connection(..) => completion.call(outcome),
+            PolledBy::Task(_) | PolledBy::Nobody => complete_from_task(completion, outcome),
         }
     }
 }
@@ -185,7 +195,7 @@ impl Handle {
             Some(local) => std::mem::take(&mut local.borrow_mut().polled_by),
             None => return,
         };
-        let completion = self.end();
+        let completion = self.end().and_then(|local| local.completion);
         match polled_by {
             PolledBy::Nobody => {}
             PolledBy::Task(task) => task.abort(),
@@ -204,11 +214,11 @@ impl Handle {
         }
     }
 
-    /// Ends the operation, on its worker: what is to be called. `None` where it has ended.
-    fn end(self) -> Option<Completion> {
+    /// Ends the operation, on its worker: what there was of it. `None` where it has ended.
+    fn end(self) -> Option<Local> {
         let local = std::mem::take(&mut *self.local()?.borrow_mut());
         operations().pool.close(self);
-        local.completion
+        Some(local)
     }
 
     /// Where the chunks of its body go.

@@ -133,8 +133,8 @@ impl Extension {
             return;
         }
         let number = self.context.in_flight.number;
-        let _inside = ThreadMark::of_this_thread().enter(number, CallMark::default());
-        self.backend.stop();
+        let thread = ThreadMark::of_this_thread();
+        thread.within(number, CallMark::default(), || self.backend.stop());
     }
 }
 

@@ -51,9 +51,8 @@ impl OpenedExtension {
         let (checked, number) = (checked?, context.in_flight.number);
         page().note_copy(number, checked.inode());
         // Its initialisers run.
-        let inside = ThreadMark::of_this_thread().enter(number, CallMark::default());
-        let loaded = checked.open()?;
-        drop(inside);
+        let thread = ThreadMark::of_this_thread();
+        let loaded = thread.within(number, CallMark::default(), || checked.open())?;
         Ok(Self {
             context,
             manifest,
@@ -96,8 +95,7 @@ impl OpenedExtension {
         let status = hooks
             .run(timeout, move || {
                 let thread = ThreadMark::of_this_thread();
-                let _inside = thread.enter(number, CallMark::default());
-                called.create(context)
+                thread.within(number, CallMark::default(), || called.create(context))
             })
             .map_err(|cause| match cause {
                 NoResult::Timeout => Reason::CreateTimeout {

@@ -49,7 +49,14 @@ struct Order {
     allow_panic_abort: bool,
 }
 
-/// What the process says; each is a line of JSON.
+/// What is said, and which process says it; each is a line of JSON. A library that forks can have another go on in its place.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    process: u32,
+    report: Report,
+}
+
+/// What the process says.
 #[derive(Serialize, Deserialize)]
 enum Report {
     /// A step begins.
@@ -148,6 +155,7 @@ impl Subject<'_> {
                 Heard::Report(Report::Begins(next)) => step = Some(next),
                 Heard::Report(Report::Passed) => return Ok(Outcome::Passed),
                 Heard::Report(Report::Refused) => return Ok(Outcome::Refused),
+                Heard::Another => return Err(process.replaced(step, checked.library())),
                 Heard::Nothing => return Err(process.hung(step, timeout, checked.library())),
                 Heard::End => return Err(process.ended(step, checked.library())),
             }
@@ -159,6 +167,8 @@ impl Subject<'_> {
 enum Heard {
     /// The next report.
     Report(Report),
+    /// A report of another process than the one that was started.
+    Another,
     /// Nothing in time.
     Nothing,
     /// There will be no report any more.
@@ -212,13 +222,21 @@ impl Process {
         let mut line = String::new();
         let read = self.control.get_ref().set_read_timeout(timeout);
         let heard = match read.and_then(|()| self.control.read_line(&mut line)) {
-            Ok(_) => serde_json::from_str(&line).map_or(Heard::End, Heard::Report),
+            Ok(_) => match serde_json::from_str::<Said>(&line) {
+                Ok(said) if said.process == self.child.id() => Heard::Report(said.report),
+                Ok(_) => Heard::Another,
+                Err(_) => Heard::End,
+            },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
             Err(_) => Heard::End,
         };
         match heard {
             // What it has started may hold its end of the socket.
-            Heard::Nothing if matches!(self.child.try_wait(), Ok(Some(_))) => Heard::End,
+            Heard::Nothing | Heard::Report(Report::Passed | Report::Refused)
+                if matches!(self.child.try_wait(), Ok(Some(_))) =>
+            {
+                Heard::End
+            }
             heard => heard,
         }
     }
@@ -236,6 +254,16 @@ impl Process {
                 step,
                 waited_ms,
             },
+        }
+    }
+
+    /// Why it is refused, where another process goes on in its place.
+    fn replaced(self, step: Option<Step>, library: &Path) -> Reason {
+        Reason::TrialCrashed {
+            library: library.to_owned(),
+            step: step.unwrap_or(Step::Load),
+            how: child::GOES_ON_FORKED.to_owned(),
+            last_line: self.stderr.last(),
         }
     }
 
@@ -296,7 +324,10 @@ pub fn obey(callbacks: &'static ext_callbacks) -> io::Result<()> {
     let trial = thread::Builder::new().name("open".to_owned());
     let trial = trial.spawn(move || {
         let report = |report: Report| {
-            let line = serde_json::to_string(&report).unwrap_or_default();
+            // Asked for each time: a library may have forked in between.
+            let process = std::process::id();
+            let said = Said { process, report };
+            let line = serde_json::to_string(&said).unwrap_or_default();
             // Err: the parent has gone, and this process with it.
             let _ = writeln!(&control, "{line}");
         };

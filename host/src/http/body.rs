@@ -9,6 +9,7 @@ use actix_http::{ConnectionType, Response, StatusCode};
 use bytes::Bytes;
 
 use super::client_connection::RequestInFlight;
+use crate::platform::slice::{Slice, give_way};
 
 /// The body of an answer.
 pub enum Body {
@@ -20,8 +21,17 @@ pub enum Body {
     Left(BodySize),
     /// Known whole.
     Bytes(Bytes),
-    /// Comes chunk by chunk. The connection counts as busy until it is over.
-    Source(Box<dyn BodySource>, Option<RequestInFlight>),
+    /// Comes chunk by chunk.
+    Source(Box<Sourced<dyn BodySource>>),
+}
+
+/// A body that comes chunk by chunk.
+pub struct Sourced<S: ?Sized> {
+    /// The connection counts as busy until it is over.
+    in_flight: Option<RequestInFlight>,
+    /// actix asks for chunk after chunk for as long as they are there, and the client takes them.
+    slice: Slice,
+    source: S,
 }
 
 /// What gives a body chunk by chunk.
@@ -36,7 +46,11 @@ pub trait BodySource {
 impl Body {
     /// A body that comes from `source`.
     pub fn of_source(source: impl BodySource + 'static) -> Self {
-        Self::Source(Box::new(source), None)
+        Self::Source(Box::new(Sourced {
+            in_flight: None,
+            slice: Slice::default(),
+            source,
+        }))
     }
 
     /// The length that the extension declared for a stream.
@@ -54,9 +68,25 @@ impl Body {
 
     /// Keeps the request in flight for as long as its body is on its way.
     pub fn keep(&mut self, request: RequestInFlight) {
-        if let Self::Source(_, in_flight) = self {
-            *in_flight = Some(request);
+        if let Self::Source(body) = self {
+            body.in_flight = Some(request);
         }
+    }
+}
+
+impl Sourced<dyn BodySource> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let polled = if self.slice.is_over() {
+            // What is there so far goes out meanwhile.
+            give_way(cx);
+            Poll::Pending
+        } else {
+            self.source.poll_chunk(cx)
+        };
+        if polled.is_pending() {
+            self.slice = Slice::default();
+        }
+        polled
     }
 }
 
@@ -68,7 +98,10 @@ impl MessageBody for Body {
             Self::Empty | Self::Declared(_) => BodySize::Sized(0),
             Self::Left(size) => *size,
             Self::Bytes(bytes) => BodySize::Sized(bytes.len() as u64),
-            Self::Source(source, _) => source.declared().map_or(BodySize::Stream, BodySize::Sized),
+            Self::Source(body) => {
+                let declared = body.source.declared();
+                declared.map_or(BodySize::Stream, BodySize::Sized)
+            }
         }
     }
 
@@ -80,7 +113,7 @@ impl MessageBody for Body {
             Self::Empty | Self::Declared(_) | Self::Left(_) => Poll::Ready(None),
             Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Self::Source(source, _) => source.poll_chunk(cx),
+            Self::Source(body) => body.poll_chunk(cx),
         }
     }
 }

@@ -22,6 +22,9 @@ pub fn this_program() -> io::Result<PathBuf> {
     }
 }
 
+/// What is said of a process where one that it has forked goes on in its place.
+pub const GOES_ON_FORKED: &str = "another process went on in the place of the one that was started: it forks, and its child returns to the host";
+
 /// Waits for the end of a process; `None`: it lives on.
 pub fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
     let until = Instant::now() + timeout;

@@ -12,6 +12,7 @@ pub mod log_writer;
 pub mod memory;
 pub mod process;
 pub mod scratch;
+pub mod slice;
 pub mod sockets;
 pub mod thread_locals;
 pub mod thread_pool;

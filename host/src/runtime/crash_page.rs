@@ -9,6 +9,7 @@
 )]
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io;
@@ -22,9 +23,10 @@ use std::sync::atomic::{
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::platform::handover::Place;
-use crate::platform::log;
+use crate::platform::{log, process};
 
-/// Says how the page is laid out: another host's supervisor may read it, after an upgrade. To be counted up with each change.
+/// Says how the page is laid out: another host's supervisor may read it, after an upgrade. To be counted up with each change but those
+/// that it need not know of.
 const LAYOUT: u64 = 1;
 /// So many threads can be inside extensions and be told apart; all beyond share the last mark.
 const THREADS_MAX: usize = 512;
@@ -67,6 +69,8 @@ pub struct ThreadMark {
     /// The route of that request, a text of the page.
     route: AtomicU32,
     is_taken: AtomicU32,
+    /// The number of the build that it has entered last.
+    last: AtomicU64,
 }
 
 /// What is known of a build.
@@ -243,6 +247,20 @@ impl Drop for Mapping {
     }
 }
 
+/// Ends the process because the host cannot serve any more, and says why: which extensions were being called then, and which have
+/// been last, for it is code of one of them that closes or replaces what is the host's.
+pub fn end_broken(what: &str, fields: &[log::Field<'_>]) -> ! {
+    let inside = page().inside().into_iter().map(|place| place.extension);
+    let inside = inside.collect::<BTreeSet<_>>().into_iter();
+    let inside = inside.collect::<Vec<_>>().join(", ");
+    let last_inside = page().last_inside().join(", ");
+    let who: [log::Field<'_>; 2] = [("inside", &inside), ("last_inside", &last_inside)];
+    let is_known = |field: &log::Field<'_>| !field.1.to_string().is_empty();
+    let mut all = fields.to_vec();
+    all.extend(who.into_iter().filter(is_known));
+    process::end_broken(what, &all)
+}
+
 thread_local! {
     /// Plain, so that the handler of a signal may read it.
     static MARK: Cell<Option<&'static ThreadMark>> = const { Cell::new(None) };
@@ -313,9 +331,17 @@ impl ThreadMark {
         self.inside.load(Ordering::Relaxed)
     }
 
-    /// Notes that the thread goes into a build, until the returned guard is dropped.
+    /// Calls a build's code by `f`: the thread is noted to be inside it meanwhile.
     #[inline]
-    pub fn enter(&self, build: u64, call: CallMark) -> Inside<'_> {
+    pub fn within<R>(&self, build: u64, call: CallMark, f: impl FnOnce() -> R) -> R {
+        let inside = self.enter(build, call);
+        let result = f();
+        inside.leave();
+        result
+    }
+
+    #[inline]
+    fn enter(&self, build: u64, call: CallMark) -> Inside<'_> {
         // The thread is the only writer, so that two plain steps do what an atomic one would.
         let count = self.entry_count.load(Ordering::Relaxed);
         self.entry_count
@@ -324,6 +350,7 @@ impl ThreadMark {
         self.request[0].store(high, Ordering::Relaxed);
         self.request[1].store(low, Ordering::Relaxed);
         self.route.store(call.route, Ordering::Relaxed);
+        self.last.store(build, Ordering::Relaxed);
         self.inside.store(build, Ordering::Relaxed);
         // A signal comes to this very thread: the order in which it wrote is all that counts.
         compiler_fence(Ordering::SeqCst);
@@ -331,14 +358,25 @@ impl ThreadMark {
     }
 }
 
-/// The thread is inside an extension while this lives.
-pub struct Inside<'a>(&'a ThreadMark);
+/// The thread is inside an extension until it [leaves](Self::leave).
+struct Inside<'a>(&'a ThreadMark);
 
-impl Drop for Inside<'_> {
+impl Inside<'_> {
     #[inline]
-    fn drop(&mut self) {
+    fn leave(self) {
         compiler_fence(Ordering::SeqCst);
         self.0.inside.store(0, Ordering::Relaxed);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Inside<'_> {
+    /// It is being unwound. What does that and is no panic of the host's, as `pthread_exit` does, will end the process: then it was
+    /// inside.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.inside.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -492,6 +530,19 @@ impl CrashPage {
             .collect()
     }
 
+    /// The extensions that threads have entered last, each once: where they have left them again, only a hint.
+    fn last_inside(&self) -> Vec<String> {
+        let last = self.threads.iter();
+        let last = last.filter_map(|mark| self.name_of(mark.last.load(Ordering::Relaxed)));
+        last.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The extension of a build; `None`: there is none of that number.
+    pub fn name_of(&self, build: u64) -> Option<String> {
+        let nothing = Default::default();
+        Some(self.place(build, &nothing, &Default::default())?.extension)
+    }
+
     /// Where a thread is that has a mark; `None`: in no extension.
     pub fn place_of(&self, mark: &ThreadMark) -> Option<Place> {
         self.place(mark.build(), &mark.route, &mark.request)
@@ -633,7 +684,7 @@ mod tests {
             place: Some(place),
         };
         assert_eq!(read.fault(), Some(noted));
-        drop(inside);
+        inside.leave();
         assert_eq!(read.inside(), []);
     }
 

@@ -9,6 +9,7 @@
     reason = "handlers of signals are functions of C, called at any time"
 )]
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::fmt::{self, Display};
 use std::sync::Mutex;
@@ -217,6 +218,26 @@ unsafe fn registers(context: *mut c_void) -> (usize, usize) {
         let _ = context;
         (0, 0)
     }
+}
+
+/// The extension that calls the host on this thread, for a line of the log.
+pub fn extension_here() -> Option<String> {
+    thread_local! {
+        /// The build whose thread it is, once that was looked for; the extension's threads are its own.
+        static OF_THREAD: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+    let marked = ThreadMark::if_taken().map_or(0, ThreadMark::build);
+    let by_stack = || {
+        let here = 0_u8;
+        let found = by_address(0, (&raw const here).expose_provenance());
+        OF_THREAD.set(Some(found));
+        found
+    };
+    let build = match marked {
+        0 => OF_THREAD.get().unwrap_or_else(by_stack),
+        marked => marked,
+    };
+    page().name_of(build)
 }
 
 /// The build in whose library an address lies: that of the code, or else the first on the stack, which is the function that

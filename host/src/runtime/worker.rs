@@ -10,11 +10,11 @@ use std::task::{Poll, Waker};
 
 use tokio::sync::Notify;
 
-use super::crash_page::{CallMark, Inside, ThreadMark};
+use super::crash_page::{CallMark, ThreadMark, end_broken};
 use super::in_flight::InFlight;
 use super::inbox::{Inbox, Wake};
 use super::workers::Workers;
-use crate::platform::process;
+use crate::platform::slice::{Slice, give_way};
 
 thread_local! {
     static CURRENT: Cell<Option<&'static Worker>> = const { Cell::new(None) };
@@ -82,7 +82,7 @@ impl Wake for Waker {
     fn wake(&self) {
         if catch_unwind(AssertUnwindSafe(|| self.wake_by_ref())).is_err() {
             let sentence = "a worker cannot be woken, its descriptors were closed or replaced by the code of an extension; the process ends";
-            process::end_broken(sentence, &[]);
+            end_broken(sentence, &[]);
         }
     }
 }
@@ -91,12 +91,6 @@ impl Wake for Waker {
 #[inline]
 pub fn current() -> Option<&'static Worker> {
     CURRENT.get()
-}
-
-/// The name of the extension that this thread's worker is in.
-pub fn inside() -> Option<Arc<str>> {
-    let worker = current()?;
-    worker.workers.name_of(worker.mark.build())
 }
 
 impl Worker {
@@ -128,10 +122,10 @@ impl Worker {
         worker
     }
 
-    /// Notes that the worker goes into an extension, and for what.
+    /// Calls an extension's code by `f`: the worker is noted to be inside it meanwhile, and for what.
     #[inline]
-    pub fn enter(&self, build: &InFlight, call: CallMark) -> Inside<'_> {
-        self.mark.enter(build.number, call)
+    pub fn within<R>(&self, build: &InFlight, call: CallMark, f: impl FnOnce() -> R) -> R {
+        self.mark.within(build.number, call, f)
     }
 
     /// Notes that something is due: it is called soon, from the worker's own loop.
@@ -211,7 +205,7 @@ impl Drop for EndOfLoop {
     fn drop(&mut self) {
         let worker = self.0;
         if !worker.workers.may_end() {
-            process::end_broken("a worker has died; the process ends", &[]);
+            end_broken("a worker has died; the process ends", &[]);
         }
         worker.is_ending.set(true);
         while worker.call_due() {}
@@ -232,10 +226,12 @@ async fn pump(worker: &'static Worker) {
         }
         worker.is_pump_woken.set(true);
         worker.run_jobs();
-        worker.call_due();
-        worker.is_pump_woken.set(false);
-        if worker.has_due.get() {
-            worker.wake_pump();
+        let mut slice = Slice::default();
+        while worker.call_due() && !slice.is_over() {}
+        let is_left = worker.has_due.get();
+        worker.is_pump_woken.set(is_left);
+        if is_left {
+            give_way(cx);
         }
         Poll::<()>::Pending
     })

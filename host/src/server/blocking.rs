@@ -84,9 +84,8 @@ impl BlockingThreads {
     ) -> Result<(), NotDone> {
         self.pool.start(move || {
             let number = extension.context.in_flight.number;
-            let inside = ThreadMark::of_this_thread().enter(number, call_mark);
-            extension.handle(data, request.to_abi());
-            drop(inside);
+            let call = || extension.handle(data, request.to_abi());
+            ThreadMark::of_this_thread().within(number, call_mark, call);
             drop(turn);
         })
     }

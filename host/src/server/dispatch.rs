@@ -281,9 +281,9 @@ fn call(
         spawn_with_body(worker, client.handle(), extension, route, call_mark);
     } else {
         let in_flight = &extension.context.in_flight;
-        let entered = worker.worker.enter(in_flight, call_mark);
-        extension.handle(route.data, client.handle().to_abi());
-        drop(entered);
+        let handle = client.handle().to_abi();
+        let call = || extension.handle(route.data, handle);
+        worker.worker.within(in_flight, call_mark, call);
     }
     let request = client.handle();
     match client.take() {
@@ -336,9 +336,8 @@ async fn call_with_body(
         }
         Ok(None) => {
             let in_flight = &extension.context.in_flight;
-            let entered = worker.worker.enter(in_flight, call_mark);
-            extension.handle(data, request.to_abi());
-            drop(entered);
+            let call = || extension.handle(data, request.to_abi());
+            worker.worker.within(in_flight, call_mark, call);
             Ok(())
         }
         Err(refusal) => Err(refusal),

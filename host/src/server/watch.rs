@@ -15,9 +15,9 @@ use super::shutdown;
 use crate::extension::library;
 use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
-use crate::platform::process::{self, EndsWithThread};
+use crate::platform::process::EndsWithThread;
 use crate::platform::thread_locals::touch_thread_locals;
-use crate::runtime::crash_page::{ThreadMark, page};
+use crate::runtime::crash_page::{ThreadMark, end_broken, page};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -122,10 +122,10 @@ struct Seen {
     inside: (u64, u64),
     /// Since when it is there, by the first look that found it there.
     stuck_since: Option<Instant>,
-    /// Since when it blocks, and how long it will have when that is written next.
-    blocked: Option<(Instant, Duration)>,
     /// It is stuck, and nothing is accepted any more.
     is_given_up: bool,
+    /// Since when it blocks, and how long it will have when that is written next.
+    blocked: Option<(Instant, Duration)>,
     sign_count: u64,
     /// How many looks have found it as it was before, in no extension.
     quiet_looks: u32,
@@ -164,14 +164,13 @@ impl Watched {
         self.signals.restore();
         let is_opening = library::is_opening(self.create_timeout);
         self.host.blocking.report_refused();
-        self.host.tell_what_is_served();
         page().give_heartbeat();
         self.look_at_workers(is_stopping || is_opening);
         let lost = self.listeners.iter().find(|listener| !listener.is_there());
         if let Some(lost) = lost.filter(|_| !is_stopping) {
             let fields: [log::Field<'_>; 1] = [("descriptor", &lost.link.display())];
             let sentence = "a socket that the host listens on was closed or replaced, by the code of an extension or because the thread that accepts connections has died; the process ends";
-            process::end_broken(sentence, &fields);
+            end_broken(sentence, &fields);
         }
     }
 
@@ -235,7 +234,7 @@ impl Watched {
             }
             if seen.quiet_looks > QUIET_LOOKS + UNANSWERED_LOOKS_MAX {
                 let sentence = "a worker does not answer although it is in no extension: its descriptors were closed or replaced, perhaps; the process ends";
-                process::end_broken(sentence, &[("worker", &number)]);
+                end_broken(sentence, &[("worker", &number)]);
             }
         }
         workers.set_blocked(blocked);

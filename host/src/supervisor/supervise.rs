@@ -342,9 +342,8 @@ impl Supervisor {
         systemd::reloading();
         // Err: the server says what is wrong.
         let _ = self.version.keep_env();
-        // One that starts reads everything anyway.
-        for server in self.servers().filter(|server| server.ready.is_some()) {
-            server.signal(Signal::HUP);
+        for server in self.servers() {
+            server.reload();
         }
     }
 
@@ -410,7 +409,7 @@ impl Supervisor {
     fn on_ready(&mut self, number: u64) {
         let now = Instant::now();
         if let Some((mut server, why)) = self.next.take_if(|(server, _)| server.number == number) {
-            server.ready = Some(now);
+            server.begin_to_serve(now);
             let fields: [log::Field<'_>; 1] = [("pid", &server.pid)];
             log::event(
                 Level::Info,
@@ -425,7 +424,7 @@ impl Supervisor {
         } else if let Some(server) = &mut self.current
             && server.number == number
         {
-            server.ready = Some(now);
+            server.begin_to_serve(now);
         } else {
             return;
         }
@@ -523,8 +522,9 @@ impl Supervisor {
             }
         } else if let Some(index) = self.old.iter().position(|server| server.number == number) {
             let server = self.old.swap_remove(index);
-            if !status.success() {
-                let ending = Ending::of(status, server.page().as_ref());
+            let ending = Ending::of(status, server.page().as_ref());
+            // An extension's exit(0) is no end of its own.
+            if !status.success() || ending.culprit().is_some() {
                 ending.log("the old server did not end well", server.pid);
             }
         }

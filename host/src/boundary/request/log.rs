@@ -5,7 +5,6 @@ use crate::http::reply::Failure;
 use crate::platform::log::{self, Level};
 use crate::platform::log_limit;
 use crate::runtime::crash_page::page;
-use crate::runtime::worker;
 
 impl Handle {
     /// Writes what went wrong. What the caller brought on itself is for `debug`; a 502 or 504 says that an upstream failed, and not
@@ -48,14 +47,10 @@ impl Handle {
 
     /// Writes a log line about the request, under its extension's name.
     pub fn log(&self, level: Level, sentence: &str) {
-        let Some(local) = self.local() else { return };
-        let name = match &local.borrow().flight {
-            Some(flight) => Some(flight.name().clone()),
-            // The extension has finished it; that it speaks of it all the same is seen from inside of it.
-            None => worker::inside(),
-        };
-        let name = name.as_deref().unwrap_or("unknown");
-        self.log_with(level, name, sentence, &[]);
+        let build = self.read().and_then(|shared| shared.build);
+        if let Some(build) = build {
+            self.log_with(level, &build.name, sentence, &[]);
+        }
     }
 
     /// Writes who asked, too: whom the operator has to talk to, or to keep out.

@@ -9,17 +9,16 @@ use extension_api::abi;
 use super::state::{BodyRead, Client, Handle, Local, Operations, Shared};
 use crate::boundary::completion::{Outcome, complete};
 use crate::boundary::operation::{self, PollsWithRequest, Work};
+use crate::platform::slice::Slice;
 use crate::runtime::handle::Slot;
 use crate::runtime::worker::{Worker, current};
-
-/// How often in a row a connection polls what is in flight for its request, where each time something has come to its end. A
-/// handler that always has more to do then waits for the worker's others; most need one round, or two.
-pub(super) const ROUNDS_MAX: usize = 4;
 
 /// What ends with either side.
 pub(super) struct Pending {
     reading: Option<BodyRead>,
     operations: Operations,
+    /// The work of those that the connection polls; dropped, it completes as cancelled.
+    work: Vec<(operation::Handle, Work)>,
 }
 
 impl Pending {
@@ -30,6 +29,7 @@ impl Pending {
             }
             complete(worker, completion, Outcome::of_status(abi::EXT_CANCELLED));
         }
+        drop(self.work);
         for operation in self.operations {
             operation.cancel();
         }
@@ -44,6 +44,7 @@ impl Local {
         has_any.then(|| Pending {
             reading: self.reading.take(),
             operations: std::mem::take(&mut self.operations),
+            work: std::mem::take(&mut self.work),
         })
     }
 
@@ -75,11 +76,15 @@ impl Handle {
         if local.flight.is_none() || matches!(local.client, Client::Ended) {
             return false;
         }
-        // A long stream sleeps often: those that are over make room.
-        if local.operations.len() >= 16 {
-            local.operations.retain(|operation| operation.is_open());
+        let operations = &mut local.operations;
+        // A long stream sleeps often: those that are over make room. Where few are, there is more room before the next look.
+        if operations.len() >= 16 && operations.len() == operations.capacity() {
+            operations.retain(|operation| operation.is_open());
+            if operations.len() > operations.capacity() / 2 {
+                operations.reserve(operations.capacity());
+            }
         }
-        local.operations.push(operation);
+        operations.push(operation);
         true
     }
 
@@ -129,14 +134,18 @@ impl Handle {
 
     fn poll_work(local_state: &'static RefCell<Local>, cx: &mut Context<'_>) -> bool {
         let mut has_ended = false;
+        let mut slice = Slice::default();
+        let mut is_over = false;
         let mut polled = 0;
         // Not lent while it is polled: what is completed may start more, which is polled as well, or cancel some.
         let mut work = std::mem::take(&mut local_state.borrow_mut().work);
-        for round in 1.. {
-            while let Some((_, next)) = work.get_mut(polled) {
+        loop {
+            while let Some((_, next)) = work.get_mut(polled).filter(|_| !is_over) {
                 if next.as_mut().poll(cx).is_ready() {
                     drop(work.swap_remove(polled));
                     has_ended = true;
+                    // The connection polls the rest soon, for something has come to its end.
+                    is_over = slice.is_over();
                 } else {
                     polled += 1;
                 }
@@ -147,7 +156,7 @@ impl Handle {
             let mut local = local_state.borrow_mut();
             polled = work.len();
             work.append(&mut local.work);
-            if polled == work.len() || round == ROUNDS_MAX {
+            if polled == work.len() || is_over {
                 local.work = work;
                 break;
             }

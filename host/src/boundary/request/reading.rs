@@ -6,7 +6,7 @@ use extension_api::abi;
 
 use super::incoming::Incoming;
 use super::state::{Client, Handle, Local, Refused};
-use crate::boundary::completion::{Completion, Outcome, complete};
+use crate::boundary::completion::{Completion, Outcome, complete, complete_from_task};
 use crate::runtime::worker::Worker;
 
 impl Handle {
@@ -54,7 +54,7 @@ impl Handle {
         };
         let reading = actix_rt::spawn(async move {
             let (completion, outcome) = std::future::poll_fn(|cx| self.poll_read(cx)).await;
-            completion.call(outcome);
+            complete_from_task(completion, outcome);
         });
         *task = Some(reading.abort_handle());
     }

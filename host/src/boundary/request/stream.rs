@@ -8,10 +8,10 @@ use bytes::Bytes;
 use extension_api::abi;
 
 use super::client_side::ClientSide;
-use super::pending::ROUNDS_MAX;
 use super::state::{GIVEN_UP, Handle, OVER, Refused, STREAMING};
 use crate::boundary::completion::{Completion, Outcome, complete};
 use crate::http::body::{Body, BodySource};
+use crate::platform::slice::{Slice, give_way};
 use crate::runtime::contract_checks::{self, Rule};
 use crate::runtime::worker::{Worker, current};
 
@@ -55,20 +55,23 @@ impl BodySource for Streaming {
             local.is_being_polled = true;
             local.stream.waker.take()
         };
-        let mut rounds = 0;
+        let mut slice = Slice::default();
         let polled = loop {
             if let Some(polled) = self.waiting() {
                 break Poll::Ready(polled);
             }
-            if self.is_broken || rounds == ROUNDS_MAX {
-                self.has_paused = self.is_broken;
+            if self.is_broken {
+                self.has_paused = true;
                 cx.waker().wake_by_ref();
+                break Poll::Pending;
+            }
+            if slice.is_over() {
+                give_way(cx);
                 break Poll::Pending;
             }
             if !request.poll_pending(local_state, cx) {
                 break Poll::Pending;
             }
-            rounds += 1;
         };
         let mut local = local_state.borrow_mut();
         local.is_being_polled = false;

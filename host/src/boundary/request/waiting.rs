@@ -6,10 +6,10 @@ use std::task::{Context, Poll, Waker};
 use actix_http::Response;
 
 use super::client_side::ClientSide;
-use super::pending::ROUNDS_MAX;
 use super::state::Client;
 use super::stream::stream;
 use crate::http::body::Body;
+use crate::platform::slice::{Slice, give_way};
 
 impl ClientSide {
     /// The answer, if it is there.
@@ -55,7 +55,8 @@ impl ClientSide {
             return Poll::Pending;
         };
         let local_state = handle.local_state();
-        for _ in 0..ROUNDS_MAX {
+        let mut slice = Slice::default();
+        while !slice.is_over() {
             {
                 let mut local = local_state.borrow_mut();
                 let Client::Waiting(waker) = &mut local.client else {
@@ -79,7 +80,7 @@ impl ClientSide {
             return Self::take_out(side);
         }
         cold_path();
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use super::error::CheckError;
 use super::options::CheckOptions;
 use super::processes;
-use super::protocol::{Order, Serving, SubjectMessage};
+use super::protocol::{Order, Sent, Serving, SubjectMessage};
 use super::stand_in::StandIn;
-use crate::platform::child::{self, StderrTail, how};
+use crate::platform::child::{self, GOES_ON_FORKED, StderrTail, how};
 use crate::platform::scratch;
 
 /// How long the process may take until its next message, before it counts as hung.
@@ -58,12 +58,12 @@ impl Subject {
         let mut messages = BufReader::new(messages);
         let mut during = None;
         loop {
-            match receive(&mut messages) {
-                Some(SubjectMessage::Loading) => {
+            match receive(&mut messages, process.child.id()) {
+                Ok(SubjectMessage::Loading) => {
                     during = Some("the library was loaded, and its initialisers ran");
                 }
-                Some(SubjectMessage::Opened) => during = Some("`create` was called"),
-                Some(SubjectMessage::Serving(serving)) => {
+                Ok(SubjectMessage::Opened) => during = Some("`create` was called"),
+                Ok(SubjectMessage::Serving(serving)) => {
                     return Ok(Ok(Self {
                         process,
                         orders,
@@ -71,12 +71,16 @@ impl Subject {
                         serving,
                     }));
                 }
-                Some(SubjectMessage::Refused { code, message }) => {
+                Ok(SubjectMessage::Refused { code, message }) => {
                     // It ends by itself, or is killed.
                     process.ended();
                     return Ok(Err(NotServed::Refused(code, message)));
                 }
-                Some(SubjectMessage::Observed(_)) | None => {
+                Err(NoMessage::OfAnother) => {
+                    let during = during.unwrap_or("it came up");
+                    return Ok(Err(NotServed::Died(GOES_ON_FORKED.to_owned(), during)));
+                }
+                Ok(SubjectMessage::Observed(_)) | Err(NoMessage::None) => {
                     let ended = process.ended();
                     let Some(during) = during else {
                         // The cause is on stderr.
@@ -106,7 +110,7 @@ impl Subject {
 
     /// Waits for its next message; `None`: it sends none any more.
     pub fn receive(&mut self) -> Option<SubjectMessage> {
-        receive(&mut self.messages)
+        receive(&mut self.messages, self.process.child.id()).ok()
     }
 
     /// Waits for its end, and how it ended; `None`: it lives on.
@@ -218,8 +222,20 @@ fn first_line(stdout: impl Read, is_shown: bool) -> String {
     first.unwrap_or_default()
 }
 
-fn receive(messages: &mut impl BufRead) -> Option<SubjectMessage> {
+/// Why there is no message.
+enum NoMessage {
+    /// There is none in time, or there will be none any more.
+    None,
+    /// What came is of another process.
+    OfAnother,
+}
+
+fn receive(messages: &mut impl BufRead, process: u32) -> Result<SubjectMessage, NoMessage> {
     let mut line = String::new();
-    messages.read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
+    messages.read_line(&mut line).map_err(|_| NoMessage::None)?;
+    let sent: Sent<SubjectMessage> = serde_json::from_str(&line).map_err(|_| NoMessage::None)?;
+    match sent.process == process {
+        true => Ok(sent.message),
+        false => Err(NoMessage::OfAnother),
+    }
 }

@@ -17,7 +17,17 @@ pub enum Order {
     Stop,
 }
 
-/// What the child sends; each is a line of JSON.
+/// What the child sends, and its process id: a library that forks can have another process go on in its place. Each is a line of
+/// JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Sent<M> {
+    /// Which process sends it.
+    pub process: u32,
+    /// What it sends.
+    pub message: M,
+}
+
+/// What the child sends.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum SubjectMessage {
     /// The library is loaded next; until here, nothing is the extension's fault.

@@ -16,7 +16,7 @@ use extension_api::abi::EXT_ROUTE_BLOCKING;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::processes;
-use super::protocol::{Observations, Order, ServedRoute, Serving, SubjectMessage};
+use super::protocol::{Observations, Order, Sent, ServedRoute, Serving, SubjectMessage};
 use super::shared::{self, Shared};
 use crate::config::values::Secret;
 use crate::config::{self, Config};
@@ -315,7 +315,9 @@ struct Parent(Arc<Mutex<UnixStream>>);
 
 impl Parent {
     fn send(&self, message: &SubjectMessage) -> io::Result<()> {
-        let mut line = serde_json::to_vec(message)?;
+        // Asked for each time: the library may have forked in between.
+        let process = std::process::id();
+        let mut line = serde_json::to_vec(&Sent { process, message })?;
         line.push(b'\n');
         lock(&self.0).write_all(&line)
     }
