@@ -1,5 +1,6 @@
 //! What all code of the process shares, and an extension changes: the host goes on as before.
 
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -159,6 +160,10 @@ fn a_host_that_cannot_listen_because_of_a_fork_names_the_process() {
 
     // As it says.
     drop(forked);
+    // Another test's client may have it for a moment.
+    eventually("the port is free", || {
+        TcpListener::bind(("127.0.0.1", port)).is_ok()
+    });
     let next = Host::plan().extensions(&[&forks]).port(port).start();
     assert_eq!(next.get("/server/ping").status, 200);
 }

@@ -1,9 +1,13 @@
 //! What becomes of the log where nobody reads it, and that nothing of it is lost where somebody does.
 
+use std::fs;
+use std::net::TcpListener;
+
 use serde_json::Value;
 
+use crate::support::disk::Disk;
 use crate::support::host::request;
-use crate::support::{Extension, Host};
+use crate::support::{Connection, Extension, Host, eventually};
 
 /// More than a pipe and the host's queue take together.
 const UNREAD_BYTES: usize = 3 << 20;
@@ -35,7 +39,8 @@ fn logged(log: &[Value]) -> Vec<usize> {
     log.iter().filter_map(number).collect()
 }
 
-const DROPPED: &str = "lines of the log were dropped: nobody read stderr for a while";
+const DROPPED: &str =
+    "lines of the log were dropped: nobody read stderr for a while, or its disk was full";
 
 #[test]
 fn requests_are_answered_where_nobody_reads_the_log_and_what_was_dropped_is_counted() {
@@ -90,4 +95,54 @@ fn the_last_lines_reach_a_log_that_is_read() {
         let last = ended.log.last().expect("a line")["message"].to_string();
         assert!(last.contains("must_load is set"), "{last}");
     }
+}
+
+#[test]
+fn lines_that_a_full_disk_does_not_take_are_counted_and_the_next_one_begins_a_line() {
+    let disk = Disk::of(1 << 20);
+    let file = disk.path().join("log");
+    let into_file = format!("exec \"$@\" 2>>{}", file.display());
+    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let port = free.expect("a port").port();
+    let host = Host::plan()
+        .extensions(&[&Extension::good()])
+        .port(port)
+        .through("sh", &["-c", &into_file, "sh"])
+        .start_without_waiting();
+    let log = || fs::read_to_string(&file).unwrap_or_default();
+    let ask = |path: &str| {
+        let mut client = Connection::open(([127, 0, 0, 1], port).into());
+        client.send(request(&format!("GET /c-sample/{path}"), b""));
+        assert_eq!(client.answer().status, 404, "{path}");
+    };
+    eventually("it listens", || log().contains("\"listening\""));
+    disk.fill();
+    let asked = 200;
+    for number in 0..asked {
+        ask(&number.to_string());
+    }
+    disk.free();
+    eventually("what was lost is told", || {
+        ask("again");
+        log().contains(DROPPED)
+    });
+    // The line that was cut off is the only one that is none.
+    let (lines, cut): (Vec<_>, Vec<_>) = log()
+        .lines()
+        .map(serde_json::from_str::<Value>)
+        .partition(Result::is_ok);
+    assert!(cut.len() <= 1, "{cut:?}");
+    let lines: Vec<Value> = lines.into_iter().flatten().collect();
+    let dropped: u64 = lines
+        .iter()
+        .filter(|line| line["message"] == DROPPED)
+        .filter_map(|line| line["dropped_count"].as_u64())
+        .sum();
+    let written = logged(&lines).len() as u64;
+    assert_eq!(
+        written + dropped,
+        asked,
+        "{written} written and {dropped} dropped"
+    );
+    drop(host);
 }

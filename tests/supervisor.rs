@@ -758,6 +758,7 @@ fn a_server_that_is_told_to_end_by_others_is_replaced_at_once() {
         "the server was told to end by another process or an extension; a new server takes over",
     );
     assert_eq!(host.get("/c-sample/now").status, 200);
+    eventually("the new one serves alone", || host.servers().len() == 1);
     // It means an upgrade, and that is the supervisor's business.
     let server = host.server_pid();
     kill(server, "USR2");

@@ -78,7 +78,8 @@ pub fn init(level: Level, style: Style) {
 pub fn write_in_background() {
     let dropped = |count| {
         let mut line = String::with_capacity(LINE_BYTES_USUAL);
-        let sentence = "lines of the log were dropped: nobody read stderr for a while";
+        let sentence =
+            "lines of the log were dropped: nobody read stderr for a while, or its disk was full";
         format(
             &mut line,
             Level::Warn,

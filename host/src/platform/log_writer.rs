@@ -89,6 +89,7 @@ pub fn is_flushed() -> bool {
 
 fn write_on(dropped: fn(u64) -> String) {
     let mut lines = Vec::new();
+    let mut out = Out::default();
     loop {
         let queue = HAS_LINES.wait_while(lock(), |queue| queue.lines.is_empty());
         let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
@@ -96,9 +97,14 @@ fn write_on(dropped: fn(u64) -> String) {
         let dropped_count = std::mem::take(&mut queue.dropped_count);
         queue.is_writing = true;
         drop(queue);
-        write_whole_lines(&lines);
+        // In this order: those that could not be written before came first.
+        if out.lost_count > 0 {
+            let lost_count = std::mem::take(&mut out.lost_count);
+            out.write_whole_lines(dropped(lost_count).as_bytes(), lost_count);
+        }
+        out.write_whole_lines(&lines, 0);
         if dropped_count > 0 {
-            write_whole_lines(dropped(dropped_count).as_bytes());
+            out.write_whole_lines(dropped(dropped_count).as_bytes(), dropped_count);
         }
         lines.clear();
         // After a flood.
@@ -108,11 +114,35 @@ fn write_on(dropped: fn(u64) -> String) {
     }
 }
 
-fn write_whole_lines(mut lines: &[u8]) {
-    while !lines.is_empty() {
-        let (piece, rest) = lines.split_at(piece_len(lines));
-        write_piece(piece);
-        lines = rest;
+/// Where lines go to: a disk may be full.
+#[derive(Default)]
+struct Out {
+    /// How many lines could not be written, and have not been told.
+    lost_count: u64,
+    /// The last piece was written in part.
+    is_within_line: bool,
+}
+
+impl Out {
+    /// Writes lines, or counts them: `told` for one that tells of others.
+    fn write_whole_lines(&mut self, mut lines: &[u8], told: u64) {
+        while !lines.is_empty() {
+            let (piece, rest) = lines.split_at(piece_len(lines));
+            lines = rest;
+            if self.is_within_line && write_piece(b"\n").is_ok() {
+                self.is_within_line = false;
+            }
+            let written = match self.is_within_line {
+                true => Err(0),
+                false => write_piece(piece),
+            };
+            if let Err(count) = written {
+                let (whole, cut) = piece.split_at(count);
+                self.is_within_line |= whole.last().is_some_and(|last| *last != b'\n');
+                let lines = cut.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.lost_count += if told > 0 { told } else { lines };
+            }
+        }
     }
 }
 
@@ -132,18 +162,20 @@ fn piece_len(lines: &[u8]) -> usize {
     }
 }
 
-fn write_piece(mut piece: &[u8]) {
+/// The error is how much was written before it.
+fn write_piece(piece: &[u8]) -> Result<(), usize> {
     /// Until a pipe is looked at again that another process has set to fail where it would wait.
     const PAUSE: Duration = Duration::from_millis(10);
-    while !piece.is_empty() {
-        match io::stderr().write(piece) {
-            Ok(count) if count > 0 => piece = &piece[count..],
+    let mut written = 0;
+    while written < piece.len() {
+        match io::stderr().write(&piece[written..]) {
+            Ok(count) if count > 0 => written += count,
             Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
-            // As above.
-            Ok(_) | Err(_) => return,
+            Ok(_) | Err(_) => return Err(written),
         }
     }
+    Ok(())
 }
 
 fn lock() -> MutexGuard<'static, Queue> {
