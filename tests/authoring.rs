@@ -213,10 +213,17 @@ fn new_never_asks_where_nobody_can_answer_and_changes_nothing_that_is_there() {
     for (arguments, part) in [
         (&["new"][..], "give it one: extension-host new NAME"),
         (&["new", "Not A Name"], "cannot name an extension"),
-        (&["new", "server"], "cannot name an extension"),
+        (
+            &["new", "server"],
+            "the host has routes of its own under /server",
+        ),
+        (
+            &["new", "request"],
+            "the crate extension-api has a type of that name",
+        ),
         (
             &["new", "x", "--api", "nowhere"],
-            "name the crate's folder with --api",
+            "the crate extension-api is not in nowhere",
         ),
     ] {
         let output = run(scratch.path(), arguments);
@@ -399,7 +406,9 @@ fn dev_builds_on_save_and_serves_the_old_build_while_the_new_one_does_not_compil
     let source = fs::read_to_string(&path).expect("a source");
     fs::write(&path, source.replace("\"Hello\"", "\"Hello\" oops")).expect("a file");
     let (at, _) = printed.wait(at, "error:");
-    let (at, _) = printed.wait(at, "serving directus-extension-x (/x), generation 1");
+    let still =
+        "still serving directus-extension-x (/x), generation 1: the new source does not compile";
+    let (at, _) = printed.wait(at, still);
     assert_eq!(ask(), "Hello!");
 
     fs::write(&path, source.replace("\"Hello\"", "\"Good evening\"")).expect("a file");

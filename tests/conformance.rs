@@ -268,8 +268,8 @@ survives! {
     an_initialiser_that_hangs_is_found: "IN_INITIALISER" "for (;;) pause()" ["does-not-block"], "initialisers ran";
     an_exit_in_create_is_found: "IN_CREATE" "exit(0)" ["does-not-crash"], "`create` was called";
     an_abort_in_create_is_found: "IN_CREATE" "abort()" ["does-not-crash"], "`create` was called";
-    an_exit_in_a_handler_is_found: "IN_HANDLE" "exit(0)" ["does-not-crash"], "each route was asked once";
-    an_abort_in_a_handler_is_found: "IN_HANDLE" "abort()" ["does-not-crash"], "each route was asked once";
+    an_exit_in_a_handler_is_found: "IN_HANDLE" "exit(0)" ["does-not-crash"], "/hostile/ was asked";
+    an_abort_in_a_handler_is_found: "IN_HANDLE" "abort()" ["does-not-crash"], "/hostile/ was asked";
     a_handler_that_hangs_is_found: "IN_HANDLE" "for (;;) pause()" ["does-not-block", "finishes-requests"], "was asked";
     an_exit_in_stop_is_found: "IN_STOP" "exit(0)" ["does-not-crash"], "was replaced";
     an_abort_in_stop_is_found: "IN_STOP" "abort()" ["does-not-crash"], "was replaced";
@@ -279,6 +279,30 @@ survives! {
     a_destroy_that_hangs_is_found: "IN_DESTROY" "for (;;) pause()" ["does-not-block"], "was replaced";
     an_abort_at_the_end_is_found: "AT_EXIT" "abort()" ["does-not-crash"], "at the end of the process";
     an_exit_code_of_its_own_at_the_end_is_found: "AT_EXIT" "_exit(3)" ["does-not-crash"], "at the end of the process";
+}
+
+#[test]
+fn a_crash_is_told_of_its_own_route_and_what_was_found_before_is_kept() {
+    let two = Extension::c("directus-extension-two", "two_faults.c", &[]);
+    let report = check(&two, &[]).report;
+    let finding = |rule: &str| {
+        let findings = report["findings"].as_array().expect("a list");
+        let found = findings.iter().find(|finding| finding["rule"] == rule);
+        found.unwrap_or_else(|| panic!("no {rule}: {report:#}"))
+    };
+    let during = "GET /two/second was asked";
+    assert_eq!(finding("does-not-crash")["during"], during);
+    assert_eq!(report["ended_while"], during, "nothing after it is checked");
+    // The route that was asked before has panicked, which is a finding of its own, and no last word of this one.
+    assert_eq!(
+        finding("does-not-panic")["during"],
+        "GET /two/first was asked"
+    );
+    let seen = finding("does-not-crash")["seen"].to_string();
+    assert!(
+        seen.contains("SIGABRT") && !seen.contains("fell over"),
+        "{seen}"
+    );
 }
 
 /// What is left of a check in a folder: its temporary folders, and processes that were told the folder's name.

@@ -83,6 +83,8 @@ fn a_request_that_is_never_answered_gets_504_and_a_late_answer_does_no_harm() {
     assert_eq!(answer.error(), (504, "GATEWAY_TIMEOUT".into()));
     let line = host.said("the extension did not answer in time");
     assert_eq!(line["extension"], "directus-extension-probe");
+    assert_eq!(line["route"], "GET /probe/late", "{line}");
+    assert_eq!(line["timeout_ms"], 200, "{line}");
     assert_eq!(
         line["request"],
         answer.header("x-request-id").expect("an id")
@@ -478,10 +480,28 @@ fn an_extension_that_blocks_a_worker_is_named_in_the_log() {
         "GET /probe/block HTTP/1.1\r\nHost: a\r\nX-Gate: {}\r\n\r\n",
         gate.display()
     ));
-    let line = host.said("an extension blocks a worker; its route should be declared blocking");
-    assert_eq!(line["extension"], "directus-extension-probe");
+    let sentence = "an extension blocks a worker; its route should be declared blocking";
+    let lines = || -> Vec<Value> {
+        let log = host.log().into_iter();
+        log.filter(|line| line["message"] == sentence).collect()
+    };
+    eventually("it is told three times", || lines().len() == 3);
     fs::write(gate, "").expect("a file");
-    assert_eq!(client.answer().text(), "at last");
+    let answer = client.answer();
+    assert_eq!(answer.text(), "at last");
+    let mut blocked_ms = 0;
+    for line in lines() {
+        assert_eq!(line["extension"], "directus-extension-probe");
+        assert_eq!(line["route"], "GET /probe/block", "{line}");
+        assert_eq!(
+            line["request"],
+            answer.header("x-request-id").expect("an id")
+        );
+        // Each time it has been there twice as long.
+        let before = blocked_ms;
+        blocked_ms = line["blocked_ms"].as_u64().expect("a number");
+        assert!(blocked_ms >= 2 * before, "{line}");
+    }
 }
 
 /// One worker, which a handler that never rests shares with everybody else.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
 
 use crate::support::host::{Plan, request};
 use crate::support::upstream::{Then, ok};
 use crate::support::wire::find;
-use crate::support::{DEADLINE, Extension, Host, Upstream, eventually};
+use crate::support::{Answer, DEADLINE, Extension, Host, Upstream, eventually};
 
 const TAKE_HEADERS: u32 = 1;
 const TAKE_BODY: u32 = 2;
@@ -199,13 +200,38 @@ fn a_body_that_stalls_is_a_timeout() {
         Then::Watch
     });
     let host = host(&stalling);
-    for limit in ["X-First-Byte-Ms: 200", "X-Total-Ms: 200"] {
+    for (limit, why) in [
+        (
+            "X-First-Byte-Ms: 200",
+            "sent nothing more within 200 ms (first_byte_ms of the call)",
+        ),
+        (
+            "X-Total-Ms: 200",
+            "did not end its answer within 200 ms (total_ms of the call)",
+        ),
+    ] {
         let answer = host.get(&format!("/probe/fetch\nX-Read: 1\n{limit}"));
         assert_eq!(answer.text(), "read 4 bytes, then -12", "{limit}");
         let relayed = host.get(&format!("/probe/fetch\n{limit}"));
         assert_eq!((relayed.status, relayed.text()), (200, "some"));
         assert!(!relayed.is_whole, "{limit}");
+        is_told_as_broken_off(&host, &relayed, &format!("{} {why}", stalling.url()));
     }
+}
+
+/// The client of a relay sees only that the body is not whole: the operator is told why, once.
+#[track_caller]
+fn is_told_as_broken_off(host: &Host, relayed: &Answer, cause: &str) {
+    let id = relayed.header("x-request-id").expect("an id");
+    let sentence =
+        "an upstream broke off while its answer was relayed; the client's is cut off, too";
+    let is_it = |line: &Value| line["message"] == sentence && line["request"] == id;
+    let line = host.logged("the upstream is named", is_it);
+    assert_eq!(line["level"], "warn");
+    assert_eq!(line["extension"], "directus-extension-probe");
+    assert_eq!(line["route"], "* /probe/fetch");
+    assert_eq!(line["cause"], cause);
+    assert_eq!(host.log().iter().filter(|line| is_it(line)).count(), 1);
 }
 
 #[test]
@@ -325,7 +351,7 @@ fn an_answer_in_a_coding_that_is_not_known_is_refused_and_none_is_one() {
     };
     let refused = in_coding("unheard-of");
     assert!(
-        refused.starts_with("fetch -8: the answer is not HTTP"),
+        refused.starts_with("fetch -8: ") && refused.contains("the answer is not HTTP"),
         "EXT_BROKEN: {refused}"
     );
     assert_eq!(in_coding("identity"), "all of it");
@@ -1028,6 +1054,25 @@ fn certificate_roots_that_could_not_be_read_are_tried_again() {
     eventually("the roots are read", || {
         host.get("/probe/fetch").text() == "by TLS"
     });
+}
+
+#[test]
+fn certificate_roots_are_where_they_were_at_the_start_whatever_an_extension_changes() {
+    let (pem, config) = authority();
+    let upstream = Upstream::start_tls(config, |_, line| {
+        line.send(ok("by TLS"));
+        Then::Keep
+    });
+    let plan = plan_to(&format!("https://localhost:{}", upstream.address().port()));
+    std::fs::write(plan.folder().join("authority.pem"), &pem).expect("a file");
+    // By a path that leads elsewhere from the directory that the extension goes to, as does the variable that it sets.
+    let changes = Extension::c("directus-extension-changes", "changes_process.c", &[]);
+    let host = plan
+        .extensions(&[&changes])
+        .variable("SSL_CERT_FILE", "authority.pem")
+        .start();
+    assert_eq!(host.get("/changes/").status, 200);
+    assert_eq!(host.get("/probe/fetch").text(), "by TLS");
 }
 
 #[test]

@@ -73,6 +73,22 @@ fn an_extension_that_changes_the_process_keeps_nobody_from_signing_in_reloading_
     assert_eq!(host.stop().code, Some(0));
 }
 
+#[test]
+fn a_log_whose_reader_has_gone_ends_no_host_whose_extension_has_let_a_broken_pipe_do_so() {
+    // The extension does as it is created, before the host listens; who reads the log leaves then.
+    let host = Host::plan()
+        .extensions(&[&changing()])
+        .through(
+            "bash",
+            &["-c", r#"exec "$0" "$@" 2> >(exec sed -u /listening/q >&2)"#],
+        )
+        .start();
+    for _ in 0..100 {
+        // A line of the log each.
+        assert_eq!(host.get("/server/ping").text(), "pong");
+    }
+}
+
 /// The modes of all copies of libraries.
 fn copies_modes(folder: &Path) -> Vec<u32> {
     let entries = |path: &Path| {
@@ -138,7 +154,7 @@ fn a_host_that_cannot_listen_because_of_a_fork_names_the_process() {
         .iter()
         .map(ToString::to_string)
         .collect::<String>();
-    let holder = format!("(process {}) listens; end it", forked.0);
+    let holder = format!("(process {}); end it", forked.0);
     assert!(said.contains(&holder), "{holder} is missing in {said}");
 
     // As it says.

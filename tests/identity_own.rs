@@ -101,6 +101,44 @@ fn the_first_administrator_is_the_one_that_was_asked_for() {
 }
 
 #[test]
+fn who_is_added_before_the_first_start_comes_after_the_administrator() {
+    for line in ["user add ada@example.com", "role add editors"] {
+        let plan = plan_on(None);
+        fs::write(plan.folder().join("config.toml"), "").unwrap();
+        let added = run(plan.folder(), line, "secret\n");
+        assert!(added.status.success());
+        let stdout = String::from_utf8(added.stdout).unwrap();
+        assert!(
+            stdout.starts_with("added ") && stdout.lines().count() == 1,
+            "{stdout}"
+        );
+        let stderr = String::from_utf8(added.stderr).unwrap();
+        let token = stderr.lines().find(|line| line.contains("static token"));
+        let token = token.and_then(|line| line.split_whitespace().last());
+        let token = token.unwrap_or_else(|| panic!("{stderr}"));
+        let host = plan.start();
+        assert_eq!(
+            me(&host, token).json()["data"]["email"],
+            "admin@example.com"
+        );
+    }
+}
+
+#[test]
+fn a_first_start_that_must_fail_makes_no_administrator() {
+    let plan = Host::plan().supervised();
+    let extensions = plan.folder().join("extensions");
+    if extensions.exists() {
+        fs::remove_dir_all(&extensions).unwrap();
+    }
+    let ended = plan.fail();
+    assert_eq!(ended.code, Some(1));
+    let log = format!("{:?}", ended.log);
+    assert!(log.contains("cannot read the extensions folder"), "{log}");
+    assert!(!log.contains("first start"), "{log}");
+}
+
+#[test]
 fn a_store_that_cannot_be_opened_ends_the_host_with_the_reason() {
     let plan = Host::plan();
     fs::create_dir_all(plan.folder().join("data/extension-host.db")).unwrap();

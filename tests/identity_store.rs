@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::identity_support::{
     add_user, command, database, done, execute, failed, me, new_token, plan_on, post,
 };
 use crate::support::{Host, eventually};
+
+/// Who is not root, and has nothing.
+const NOBODY: u32 = 65_534;
 
 fn store_of(folder: &Path) -> PathBuf {
     folder.join("data/extension-host.db")
@@ -126,13 +130,44 @@ fn a_backup_is_whole_and_taken_while_the_host_runs() {
 }
 
 #[test]
+fn a_backup_into_no_folder_says_what_to_make() {
+    let host = plan_on(None).start();
+    let said = failed(host.folder(), "backup nowhere/users.db", "");
+    assert!(
+        said.contains("nowhere/users.db.unfinished; make its folder first"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_store_that_another_user_has_made_names_that_user() {
+    // Only root can be somebody else.
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let plan = plan_on(None).run_by(NOBODY);
+    fs::write(plan.folder().join("config.toml"), "").unwrap();
+    add_user(plan.folder(), "ada@example.com", "");
+    let ended = plan.fail();
+    let said = format!("{:?}", ended.log);
+    assert!(
+        said.contains("belongs to the user root: run this as that user"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_backup_of_what_is_no_store_in_a_file_is_refused_with_the_remedy() {
     let plan = plan_on(None);
     let folder = plan.folder().to_owned();
     fs::write(folder.join("config.toml"), "").unwrap();
     // Nothing is begun by it, either.
     let said = failed(&folder, "backup copy.db", "");
-    assert!(said.contains("extension-host.db"), "{said}");
+    assert!(
+        said.contains("there is no store of users in")
+            && said.contains("extension-host.db: the host has not been started yet"),
+        "{said}"
+    );
     assert!(!folder.join("data").exists() && !folder.join("copy.db").exists());
     fs::write(
         folder.join(".env"),
@@ -360,7 +395,6 @@ fn a_first_start_on_a_full_disk_is_refused_and_leaves_nothing() {
 fn a_store_that_may_not_be_written_is_refused_with_its_name() {
     use std::os::unix::fs::{PermissionsExt as _, chown};
     // Root may write everything.
-    const NOBODY: u32 = 65_534;
     let plan = plan_on(None);
     let data = plan.folder().join("data");
     fs::create_dir(&data).unwrap();
@@ -376,10 +410,7 @@ fn a_store_that_may_not_be_written_is_refused_with_its_name() {
             break;
         }
     }
-    let is_root = fs::metadata(store_of(plan.folder())).is_ok_and(|file| {
-        use std::os::unix::fs::MetadataExt as _;
-        file.uid() == NOBODY
-    });
+    let is_root = fs::metadata(store_of(plan.folder())).is_ok_and(|file| file.uid() == NOBODY);
     let plan = if is_root { plan.run_by(NOBODY) } else { plan };
     let ended = plan.fail();
     assert_eq!(ended.code, Some(1));

@@ -645,7 +645,7 @@ fn a_stop_that_hangs_does_not_keep_the_host_from_ending() {
     assert_eq!(host.get("/broken/now").text(), "not broken");
     let ended = host.stop();
     assert_eq!(ended.code, Some(FORCED));
-    assert!(ended.said("an extension does not stop; the host ends without it"));
+    assert!(ended.said("an extension did not stop in time; it was left running and not destroyed"));
 }
 
 #[test]

@@ -81,4 +81,13 @@ fn the_last_lines_reach_a_log_that_is_read() {
         assert!(ended.said("stopping: requests in flight are finished first"));
         assert!(ended.said("answered"));
     }
+    // What is said last is said immediately before the process ends.
+    for _ in 0..10 {
+        let ended = Host::plan()
+            .config("must_load = true")
+            .extensions(&[&Extension::empty("directus-extension-a").manifest("")])
+            .fail();
+        let last = ended.log.last().expect("a line")["message"].to_string();
+        assert!(last.contains("must_load is set"), "{last}");
+    }
 }

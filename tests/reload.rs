@@ -522,3 +522,17 @@ fn without_a_watch_of_the_system_files_are_looked_at_all_the_same_and_the_limit_
         .filter(|line| line["remedy"] == told["remedy"]);
     assert_eq!(times.count(), 1, "it is told once");
 }
+
+#[test]
+fn a_sighup_that_finds_nothing_new_says_so() {
+    let host = Host::with(&[&Extension::good()]);
+    let sentence = "nothing has changed in the extensions folder or the variables";
+    host.signal("HUP");
+    host.said(sentence);
+    fs::remove_dir_all(host.folder().join("extensions/directus-extension-c-sample"))
+        .expect("it is there");
+    host.signal("HUP");
+    host.said("unmounted an extension");
+    let told = host.log().into_iter();
+    assert_eq!(told.filter(|line| line["message"] == sentence).count(), 1);
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::host::request;
-use crate::support::{ADMIN_TOKEN, Connection, Extension, Host, built, eventually};
+use crate::support::{ADMIN_TOKEN, Connection, End, Extension, Host, built, eventually};
 
 const CRASHED: &str = "the server has crashed, and is started anew";
 const STOPPING: &str = "stopping: requests in flight are finished first";
@@ -125,6 +125,16 @@ fn who_ends_the_process_past_its_handlers_is_named_alone_among_all_who_are_insid
 }
 
 #[test]
+fn a_stack_overflow_on_a_thread_of_an_extensions_own_is_told_as_what_it_seems_to_be() {
+    let host = host();
+    ask_for_the_end(&host, "overflow-of-thread");
+    let line = host.said(CRASHED);
+    let cause = line["cause"].as_str().expect("a cause");
+    assert!(cause.starts_with("SIGSEGV (stack overflow"), "{line}");
+    assert_eq!(line["inside"], "directus-extension-crasher", "{line}");
+}
+
+#[test]
 fn what_a_forked_process_does_is_not_taken_for_what_ends_the_server() {
     let host = host();
     assert_eq!(host.get("/crasher/fork").text(), "alive");
@@ -171,11 +181,10 @@ fn without_a_supervisor_a_crash_is_named_by_the_host_itself() {
 fn a_host_that_crashes_ends_although_nobody_reads_its_log() {
     let host = Host::with(&[&crasher()]);
     host.leave_log_unread();
-    // More than the pipe takes.
+    // More than the pipe takes, in lines that are shorter than the last one, so that there is no room left for that.
     let mut client = host.connect();
-    for _ in 0..40 {
-        let path = "x".repeat(6_000);
-        client.send(format!("GET /crasher/{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    for _ in 0..1_000 {
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(client.answer().status, 404);
     }
     ask_for_the_end(&host, "segv");
@@ -238,17 +247,14 @@ fn a_worker_that_does_not_come_back_has_a_new_server_take_over() {
     assert_eq!(host.get("/crasher/alive").status, 404);
 }
 
-/// A host of which one worker never comes back, and the other serves. The next server takes a while to start, or cannot.
-fn with_a_stuck_worker(can_be_replaced: bool) -> (Host, Connection) {
+/// A host of which one worker never comes back, and the other serves. The next server takes a while to start.
+fn with_a_stuck_worker() -> (Host, Connection) {
     let slow = Extension::c("directus-extension-crasher", "crasher.c", &["SLOW_CREATE"]);
     let host = Host::plan()
         .supervised()
-        .config("trial_load = false\n[limits]\nstuck_ms = 1_500\nshutdown_timeout_ms = 2_000")
+        .config("trial_load = false\n[limits]\nstuck_ms = 5_000\nshutdown_timeout_ms = 2_000")
         .extensions(&[&slow, &Extension::good()])
         .start();
-    if !can_be_replaced {
-        fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
-    }
     let mut client = host.connect();
     client.send("GET /crasher/hang HTTP/1.1\r\nHost: a\r\n\r\n");
     host.said(STUCK);
@@ -257,7 +263,7 @@ fn with_a_stuck_worker(can_be_replaced: bool) -> (Host, Connection) {
 
 #[test]
 fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() {
-    let (host, mut stuck) = with_a_stuck_worker(true);
+    let (host, mut stuck) = with_a_stuck_worker();
     let (is_over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..16)
@@ -270,9 +276,10 @@ fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() 
                 })
             })
             .collect();
+        let end = End(&is_over);
         assert!(stuck.ends(), "the server that is stuck is ended");
         eventually("the new server is alone", || host.servers().len() == 1);
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         for client in clients {
             client.join().expect("each is answered");
         }
@@ -282,8 +289,11 @@ fn no_connection_is_lost_from_the_moment_on_that_a_new_server_is_to_take_over() 
 
 #[test]
 fn a_server_that_nobody_takes_over_from_accepts_connections_again() {
-    let (host, _stuck) = with_a_stuck_worker(false);
+    let (host, _stuck) = with_a_stuck_worker();
     let server = host.servers()[0];
+    // In the middle of its start.
+    eventually("the next server starts", || host.servers().len() == 2);
+    kill(host.server_pid(), "KILL");
     host.said("the new server did not start; the old one serves on");
     // One of two goes to the worker that is well.
     let (answers, answered) = mpsc::channel();
@@ -294,6 +304,7 @@ fn a_server_that_nobody_takes_over_from_accepts_connections_again() {
             scope.spawn(move || answers.send(ask_on_a_new_connection(host)));
         }
         assert!(answered.recv().expect("an answer"));
+        assert_eq!(host.servers(), [server], "no other has given it");
         kill(host.pid(), "KILL");
         kill(server, "KILL");
     });
@@ -332,11 +343,11 @@ fn what_comes_while_the_server_is_started_anew_waits_and_is_answered() {
                 }
             });
         }
+        let _end = End(&is_over);
         for number in 1..=10 {
             ask_for_the_end(&host, "segv");
             eventually("the crash is told", || crashes(&host).len() == number);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(answered.into_inner() > 10);
 }
@@ -470,6 +481,7 @@ fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
                 }
             });
         }
+        let _end = End(&is_over);
         for _ in 0..5 {
             let before = host.server_pid();
             let done = host.command(&["upgrade", "--json"]);
@@ -482,7 +494,6 @@ fn a_server_is_replaced_and_no_request_of_a_connection_that_is_kept_is_lost() {
             assert_eq!(said["replaced"], before);
             assert_ne!(said["server"], before);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(answered.into_inner() > 100);
     eventually("the old ones have ended", || host.servers().len() == 1);
@@ -574,16 +585,230 @@ fn an_upgrade_follows_when_another_server_is_about_to_take_over() {
 }
 
 #[test]
+fn a_reload_that_is_wanted_while_a_server_starts_does_not_end_it_and_is_done_when_it_serves() {
+    let folder = built::scratch();
+    let created = folder.path().join("created");
+    let create = format!("note(\"{}\",\"created\\n\");sleep(2)", created.display());
+    let slow = Extension::c(
+        "directus-extension-a-slow",
+        "broken.c",
+        &[&format!("IN_CREATE={create}")],
+    );
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&slow, &crasher()])
+        .start();
+    ask_for_the_end(&host, "segv");
+    eventually("the next server is about to create it", || {
+        // By the trial, the first server, and the second.
+        fs::read_to_string(&created).is_ok_and(|lines| lines.lines().count() == 3)
+    });
+    let starting = host.server_pid();
+    // It has seen by now which extensions there are.
+    Extension::good().put(&host.folder().join("extensions"));
+    host.signal("HUP");
+    eventually("it has looked again", || {
+        host.get("/c-sample/now").status == 200
+    });
+    assert_eq!(host.server_pid(), starting);
+    assert_eq!(crashes(&host).len(), 1);
+}
+
+#[test]
+fn an_old_server_that_an_extension_ends_by_exit_0_is_told() {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&crasher(), &Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    let mut held = host.connect();
+    held.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    client.send(request("GET /crasher/alive", b""));
+    assert_eq!(client.answer().text(), "alive");
+    let upgraded = host.command(&["upgrade"]);
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    client.send(request("GET /crasher/exit", b""));
+    let line = host.said("the old server did not end well");
+    assert_eq!(line["cause"], "exit with code 0", "{line}");
+    assert_eq!(line["extension"], "directus-extension-crasher", "{line}");
+}
+
+#[test]
 fn a_new_server_that_does_not_start_leaves_the_old_one_serving() {
     let host = host();
     let server = host.server_pid();
-    fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
-    let done = host.command_with("config-that-is-right.toml", "", &["upgrade"]);
-    assert!(!done.status.success());
+    // What was served is refused now.
+    let manifest = host
+        .folder()
+        .join("extensions/directus-extension-c-sample/extension.toml");
+    fs::write(&manifest, "[env]\nrequired = [\"NOBODY_HAS_IT\"]").expect("a manifest");
+    let done = host.command(&["upgrade"]);
+    assert_eq!(done.status.code(), Some(1));
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(said.contains("the new server did not start"), "{said}");
+    let line = host.logged("why", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("serves directus-extension-c-sample, refused here")
+    });
+    assert_eq!(line["level"], "error");
+    // Nor are settings that are not understood.
+    fs::write(host.folder().join("config.toml"), "prot = 1").expect("config.toml");
+    kill(host.pid(), "USR2");
+    let line = host.said("cannot upgrade; the server serves on as it is");
+    assert!(
+        line["cause"].as_str().unwrap_or_default().contains("prot"),
+        "{line}"
+    );
     assert_eq!(host.server_pid(), server);
     assert_eq!(host.get("/c-sample/now").status, 200);
+}
+
+#[test]
+fn what_lies_on_the_disk_half_done_is_not_taken_when_a_server_has_crashed() {
+    let host = host();
+    fs::write(host.folder().join("config.toml"), "nonsense = [").expect("config.toml");
+    fs::write(host.folder().join(".env"), "HALF=\"a li").expect(".env");
+    ask_for_the_end(&host, "segv");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    host.said("the variables are not understood; the next server has those of before");
+}
+
+#[test]
+fn a_server_that_has_crashed_is_followed_by_the_same_binary_until_somebody_wants_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("extension-host");
+    fs::copy(built::host(), &program).expect("a copy");
+    let as_copy = format!("shift; exec {} \"$@\"", program.display());
+    let host = Host::plan()
+        .supervised()
+        .through("sh", &["-c", &as_copy, "sh"])
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    let other = program.with_extension("new");
+    fs::write(&other, "no program").expect("a file");
+    fs::rename(&other, &program).expect("put in its place");
+    ask_for_the_end(&host, "segv");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    let name = fs::read_to_string(format!("/proc/{}/comm", host.server_pid()));
+    assert_eq!(name.expect("its name"), "extension-host\n");
+    kill(host.pid(), "USR2");
+    host.said("cannot start a new server; the old one serves on");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+}
+
+#[test]
+fn what_must_load_must_load_at_the_start_and_not_after_a_crash() {
+    let host = Host::plan()
+        .supervised()
+        .option("--must-load=true")
+        .config("[quarantine]\ncrashes = 1")
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    ask_for_the_end(&host, "segv");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    assert_eq!(host.get("/crasher/alive").status, 404);
+}
+
+#[test]
+fn what_was_not_served_before_a_crash_does_not_keep_others_waiting_after_it() {
+    let defines = ["HANG_IN_CREATE", "ID=\"hangs\""];
+    let hangs = Extension::c("directus-extension-hangs", "crasher.c", &defines);
+    let host = Host::plan()
+        .supervised()
+        .config("[limits]\ncreate_timeout_ms = 3_000\n[quarantine]\ncrashes = 100")
+        .extensions(&[&crasher(), &Extension::good(), &hangs])
+        .start();
+    let refusals = || {
+        let log = host.log().into_iter();
+        log.filter(|line| line["folder"] == "directus-extension-hangs")
+            .count()
+    };
+    assert_eq!(refusals(), 1);
+    ask_for_the_end(&host, "segv");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    assert_eq!(refusals(), 1, "it is tried while others are served");
+    eventually("it is tried again", || refusals() == 2);
+}
+
+#[test]
+fn a_server_that_is_stopped_is_replaced() {
+    let host = Host::plan()
+        .supervised()
+        .config("[limits]\nstuck_ms = 1_000\nshutdown_timeout_ms = 500")
+        .extensions(&[&Extension::good()])
+        .start();
+    let server = host.server_pid();
+    kill(server, "STOP");
+    let line = host.said("the server does not run: it was stopped (SIGSTOP, a debugger), or the machine gives it no time; a new server takes over");
+    assert_eq!(line["pid"], server.to_string());
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    assert_ne!(host.server_pid(), server);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_by_others_is_replaced_at_once() {
+    let host = host();
+    kill(host.server_pid(), "TERM");
+    host.said(
+        "the server was told to end by another process or an extension; a new server takes over",
+    );
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    // It means an upgrade, and that is the supervisor's business.
+    let server = host.server_pid();
+    kill(server, "USR2");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+    assert_eq!(host.server_pid(), server);
+    assert!(crashes(&host).is_empty());
+}
+
+#[test]
+fn a_store_that_has_vanished_is_no_first_start_after_a_crash() {
+    let host = host();
+    let (data, away) = (host.folder().join("data"), host.folder().join("away"));
+    fs::rename(&data, &away).expect("moved away");
+    let mut client = host.connect();
+    client.send("GET /crasher/segv HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.ends());
+    host.logged("the store is missed", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("it has vanished while the host was running")
+    });
+    assert!(!data.exists(), "no other was made");
+    fs::rename(&away, &data).expect("put back");
+    assert_eq!(host.get("/c-sample/now").status, 200);
+}
+
+/// With nobody who reads them, the log and systemd's socket.
+#[test]
+fn a_supervisor_waits_for_nobody_who_reads_what_it_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let notified = UnixDatagram::bind(&path).expect("a socket");
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("it does not wait");
+    while filler.send_to(b"FULL=1", &path).is_ok() {}
+    let mut host = Host::plan()
+        .supervised()
+        .variable("NOTIFY_SOCKET", path.to_str().expect("text"))
+        .config("[quarantine]\ncrashes = 100\n[limits]\nshutdown_timeout_ms = 500")
+        .extensions(&[&crasher(), &Extension::good()])
+        .start();
+    host.leave_log_unread();
+    for _ in 0..1_000 {
+        assert_eq!(host.get("/c-sample/now").status, 200);
+    }
+    for _ in 0..3 {
+        ask_for_the_end(&host, "segv");
+        assert_eq!(host.get("/c-sample/now").status, 200);
+    }
+    kill(host.pid(), "TERM");
+    eventually("it has ended", || host.has_ended());
+    drop(notified);
 }
 
 // ---- Start and end ----

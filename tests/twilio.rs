@@ -489,9 +489,14 @@ fn an_upstream_that_is_down_is_502_without_secrets() {
     let answer = ask(&host, "POST /twilio/x", "To=1");
     assert_eq!(answer.error(), (502, "BAD_GATEWAY".into()));
     is_free_of_secrets(answer.text());
-    let log = format!("{:?}", host.stop().log);
-    is_free_of_secrets(&log);
-    assert!(log.contains("directus-extension-endpoint-twilio"), "{log}");
+    let line = host.said("an upstream of the extension failed");
+    assert_eq!(line["extension"], "directus-extension-endpoint-twilio");
+    let cause = line["cause"].as_str().expect("a cause");
+    assert!(
+        cause.contains(&format!("{gone}: Connection refused")),
+        "{cause}"
+    );
+    is_free_of_secrets(&format!("{:?}", host.stop().log));
 }
 
 #[test]
@@ -505,6 +510,13 @@ fn an_upstream_that_does_not_answer_is_504_without_secrets() {
     assert_eq!(answer.error(), (504, "GATEWAY_TIMEOUT".into()));
     is_free_of_secrets(answer.text());
     silent.wait_for_close();
+    let line = host.said("an upstream of the extension failed");
+    let limit = "sent no answer within 200 ms (first_byte_timeout_ms under [fetch])";
+    let cause = line["cause"].as_str().expect("a cause");
+    assert!(
+        cause.contains(&format!("{} {limit}", silent.url())),
+        "{cause}"
+    );
     is_free_of_secrets(&format!("{:?}", host.stop().log));
     assert_eq!(silent.calls().len(), 1);
 }

@@ -24,7 +24,7 @@ use extension_host::platform::handover::{Handover, Link};
 use extension_host::platform::listen::{self, Listeners};
 use extension_host::platform::{log, process, threads};
 use extension_host::runtime::{crash_page, fatal_signals};
-use extension_host::server::{self, Ended, Host, Supervision};
+use extension_host::server::{self, Ended, Host, ServeError, Supervision};
 use extension_host::supervisor::{self, upgrade};
 use rustix::process::Signal;
 
@@ -61,6 +61,12 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         trial::obey(&CALLBACKS)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if cli.is_supervised() {
+        // Until it can tell what they mean, they must not end it: whatever has the program's name may have been told.
+        for signal in [Signal::HUP, Signal::USR2] {
+            process::ignore(signal.as_raw())?;
+        }
+    }
     let overrides = cli.overrides();
     let given = cli.is_supervised().then(Link::from_stdin).transpose()?;
     let settings = match &given {
@@ -80,6 +86,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::New { .. } | Command::Trial => Ok(ExitCode::SUCCESS),
         Command::Serve(_) => {
             let (supervision, listeners) = sockets(given, &config)?;
+            // Before the store: a first start that fails must not have shown a password.
+            let unreadable = |cause| ServeError::Extensions(config.extensions_path.clone(), cause);
+            std::fs::read_dir(&config.extensions_path).map_err(unreadable)?;
             let authority = Authority::open(&config, supervision.is_first())?;
             let extensions = config.extensions_path.clone();
             let copies = || Copies::kept_for(&extensions);

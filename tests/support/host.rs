@@ -233,17 +233,6 @@ impl Host {
     /// Runs a command of the host beside it, with its settings.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let config = self.folder().join("config.toml");
-        self.command_of(&config, arguments)
-    }
-
-    /// The same with other settings, in a file of that name.
-    pub fn command_with(&self, name: &str, config: &str, arguments: &[&str]) -> Output {
-        let path = self.folder().join(name);
-        fs::write(&path, config).expect("a config file");
-        self.command_of(&path, arguments)
-    }
-
-    fn command_of(&self, config: &Path, arguments: &[&str]) -> Output {
         let mut command = Command::new(built::host());
         command.arg("--config").arg(config).args(arguments);
         command

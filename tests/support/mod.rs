@@ -9,6 +9,7 @@ pub mod host;
 pub mod upstream;
 pub mod wire;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use extension::Extension;
@@ -26,5 +27,14 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(std::time::Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Lets what runs beside a test end, also where that has failed meanwhile: a scope of threads waits for each.
+pub struct End<'a>(pub &'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -76,7 +76,8 @@ pub(super) unsafe extern "C" fn fetch(
         let Some(upstream) = upstream::current() else {
             return Err((completion, EXT_GONE));
         };
-        let timeout = upstream.timeout(&call);
+        let limit = upstream.head_limit(&call);
+        let limit = limit.map(|limit| (call.base().clone(), limit));
         let owner = request.map(request::Handle::polls_with_request);
         begin(
             worker,
@@ -86,7 +87,7 @@ pub(super) unsafe extern "C" fn fetch(
             completion,
             out,
             |completion| {
-                operation::start(worker, owner, completion, upload, timeout, |guard| {
+                operation::start(worker, owner, completion, upload, limit, |guard| {
                     Box::pin(async move {
                         guard.complete(match upstream.call(call, body).await {
                             Ok(response) => {

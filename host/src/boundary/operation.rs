@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::Arc;
 
 use extension_api::abi;
 use tokio::task::AbortHandle;
@@ -19,6 +19,7 @@ use crate::runtime::deadline::{Deadlines, Expirable};
 use crate::runtime::handle::{Recycle, SlotPool, SlotRef};
 use crate::runtime::in_flight::{Flight, InFlight};
 use crate::runtime::worker::{Worker, current};
+use crate::upstream::{Base, Limit};
 
 thread_local! {
     static OPERATIONS: Cell<Option<&'static Operations>> = const { Cell::new(None) };
@@ -61,6 +62,8 @@ pub struct Local {
     completion: Option<Completion>,
     polled_by: PolledBy,
     upload: Option<Upload>,
+    /// Who has to answer, and by when.
+    limit: Option<(Arc<Base>, Limit)>,
 }
 
 impl Recycle<Local> for Shared {
@@ -99,20 +102,22 @@ pub trait PollsWithRequest {
 pub type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Starts an operation, for a request or for the extension itself. `work` makes what [completes](CompletionGuard::complete) it
-/// with the outcome; it is completed with EXT_TIMEOUT in its place after `timeout`.
+/// with the outcome; it is completed with EXT_TIMEOUT in its place where the base does not answer within its limit.
 pub fn start(
     worker: &Worker,
     request: Option<(&'static dyn PollsWithRequest, u64)>,
     completion: Completion,
     upload: Option<Upload>,
-    timeout: Option<Duration>,
+    limit: Option<(Arc<Base>, Limit)>,
     work: impl FnOnce(CompletionGuard) -> Work,
 ) -> Handle {
     let operations = operations();
     let new = || (Shared::default(), Local::default());
     let mut slot = operations.pool.take(worker, new);
     let (shared, mut local) = slot.parts();
+    let timeout = limit.as_ref().map(|(_, limit)| limit.time);
     shared.build = completion.build();
+    local.limit = limit;
     local.completion = Some(completion);
     local.upload = upload;
     drop(local);
@@ -229,7 +234,12 @@ impl Expirable for Handle {
 
     fn expire(self) {
         if let Some(worker) = current() {
-            let outcome = Outcome::failed_because(abi::EXT_TIMEOUT, "there was no answer in time");
+            let limit = self
+                .local()
+                .and_then(|local| local.borrow_mut().limit.take());
+            let why =
+                limit.map(|(base, limit)| format!("{} sent no answer {limit}", base.origin()));
+            let outcome = Outcome::failed_because(abi::EXT_TIMEOUT, why.unwrap_or_default());
             self.give_up(worker, outcome);
         }
     }

@@ -9,6 +9,9 @@ use bytes::Bytes;
 
 use crate::http::body::{Body, BodySource};
 use crate::http::headers;
+use crate::platform::log::{self, Level};
+use crate::platform::log_limit;
+use crate::runtime::crash_page::page;
 use crate::runtime::in_flight::Flight;
 use crate::upstream::ResponseBody;
 
@@ -22,7 +25,7 @@ pub(super) fn relayed(
     headers::remove_hop_by_hop(&mut headers);
     let body = Relayed {
         body,
-        _flight: flight,
+        flight,
         is_broken: false,
     };
     let mut response = Response::with_body(status, Body::of_source(body));
@@ -35,7 +38,7 @@ pub(super) fn relayed(
 struct Relayed {
     body: ResponseBody,
     /// The request is in flight until the relay is done.
-    _flight: Option<Flight>,
+    flight: Option<Flight>,
     is_broken: bool,
 }
 
@@ -50,7 +53,8 @@ impl BodySource for Relayed {
             return Poll::Ready(Some(Err(error)));
         }
         match ready!(self.body.poll_chunk(cx)) {
-            Some(Err(_)) => {
+            Some(Err(status)) => {
+                self.log_broken(status);
                 // actix drops what it has not yet written when a body fails: what came before goes out first.
                 self.is_broken = true;
                 cx.waker().wake_by_ref();
@@ -59,5 +63,26 @@ impl BodySource for Relayed {
             Some(Ok(chunk)) => Poll::Ready(Some(Ok(chunk))),
             None => Poll::Ready(None),
         }
+    }
+}
+
+impl Relayed {
+    /// Tells the operator, once: the client has the status already, and sees only that the body is not whole.
+    #[cold]
+    fn log_broken(&self, status: i32) {
+        let call = self.flight.as_ref().map(Flight::call).unwrap_or_default();
+        let extension = self.flight.as_ref().map_or("unknown", |it| it.name());
+        let (request, route) = (call.request_id(), page().route_of(call));
+        let (request, route) = (request.unwrap_or(""), route.unwrap_or_default());
+        let cause = self.body.why_ended(status);
+        let fields: [log::Field<'_>; 4] = [
+            ("extension", &extension),
+            ("request", &request),
+            ("route", &route),
+            ("cause", &cause),
+        ];
+        let sentence =
+            "an upstream broke off while its answer was relayed; the client's is cut off, too";
+        log_limit::event((extension, sentence), Level::Warn, sentence, &fields);
     }
 }

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::commands::table::table;
 use crate::config::Config;
+use crate::identity::first_start;
 use crate::store::roles::Role;
 use crate::store::tokens::Token;
 use crate::store::users::{Status, User};
@@ -138,7 +139,10 @@ pub enum TokenCommand {
 /// # Errors
 /// Where it cannot be done; nothing has changed then.
 pub fn user(config: &Config, command: UserCommand) -> Result<ExitCode, StoreError> {
-    let store = open(config)?;
+    let store = match command {
+        UserCommand::Add { .. } => open_to_add(config)?,
+        _ => open(config)?,
+    };
     match command {
         UserCommand::Add {
             email,
@@ -207,7 +211,10 @@ pub fn user(config: &Config, command: UserCommand) -> Result<ExitCode, StoreErro
 /// # Errors
 /// Where it cannot be done; nothing has changed then.
 pub fn role(config: &Config, command: RoleCommand) -> Result<ExitCode, StoreError> {
-    let store = open(config)?;
+    let store = match command {
+        RoleCommand::Add { .. } => open_to_add(config)?,
+        _ => open(config)?,
+    };
     match command {
         RoleCommand::Add {
             name,
@@ -289,12 +296,23 @@ pub fn token(config: &Config, command: TokenCommand) -> Result<ExitCode, StoreEr
 }
 
 fn open(config: &Config) -> Result<Store, StoreError> {
-    match DatabaseUrl::of(&config.database)? {
-        Some(url) => Store::open(&url),
-        None => Err(StoreError::Invalid(
-            "this host keeps no users: url under [database] is \"none\"".to_owned(),
-        )),
-    }
+    Store::open(&url(config)?)
+}
+
+/// Opens the store to add to it. One that is empty gets its administrator first, as the first start would make it: after that start it
+/// could get none.
+fn open_to_add(config: &Config) -> Result<Store, StoreError> {
+    let url = url(config)?;
+    let store = Store::open(&url)?;
+    // On stderr: what the command prints may be read by a program.
+    first_start::make_administrator(&store, &config.auth, &url, std::io::stderr)?;
+    Ok(store)
+}
+
+fn url(config: &Config) -> Result<DatabaseUrl, StoreError> {
+    DatabaseUrl::of(&config.database)?.ok_or_else(|| {
+        StoreError::Invalid("this host keeps no users: url under [database] is \"none\"".to_owned())
+    })
 }
 
 /// Asks twice on a terminal; otherwise reads one line.

@@ -37,7 +37,10 @@ Examples:
   extension-host list                          what would be mounted, and why the rest would not
 
 Settings come from config.toml, over it from the environment and .env (HOST, PORT, EXTENSIONS_PATH, SECRET, ADMIN_TOKEN, …),
-over that from the command line. The shipped config.toml explains each of them.";
+over that from the command line. The shipped config.toml explains each of them.
+
+Exit codes: 0 done; 1 it failed, and stderr says why; 2 the command line is wrong (check: the extension cannot be loaded);
+3 the host has ended, and an extension did not; 4 the host could not serve any more. The log names what it was.";
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -100,7 +103,10 @@ pub enum Command {
         #[arg(long)]
         stand_in: SocketAddr,
     },
-    /// Has the running host replaced by the binary that is on the disk now, without losing a request.
+    /// Starts a server from the binary and the settings that are on the disk now, in the place of the running one.
+    ///
+    /// The new one takes what comes; requests in flight on the old one have shutdown_timeout_ms to finish. If the new one does
+    /// not start, the old one serves on.
     Upgrade {
         /// Prints JSON for programs.
         #[arg(long)]

@@ -280,7 +280,7 @@ fn watch(host: &Arc<Host>, mut sources: Vec<Source>) {
                 let _ = loader::refresh(&host.catalog, &Scope::Changed);
                 report(host, &source.name, Some(saved));
             } else {
-                report(host, &source.name, None);
+                report_failed(host, &source.name);
             }
         }
     }
@@ -311,6 +311,19 @@ fn listen(watcher: &mut RecommendedWatcher, folder: &Path) {
         if entry.path().is_dir() && !name.starts_with('.') && !NOT_SOURCE.contains(&&*name) {
             let _ = watcher.watch(&entry.path(), RecursiveMode::Recursive);
         }
+    }
+}
+
+/// Prints what is running although the new source does not compile.
+fn report_failed(host: &Host, folder: &str) {
+    let registry = host.catalog.registry.load();
+    match registry.entry(folder).map(|entry| &entry.state) {
+        Some(State::Mounted(extension)) => println!(
+            "still serving {folder} (/{}), generation {}: the new source does not compile, for the reason above",
+            ids(extension),
+            extension.generation
+        ),
+        _ => println!("{folder} is not served: its source does not compile"),
     }
 }
 

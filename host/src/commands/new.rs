@@ -25,10 +25,16 @@ pub enum NewError {
     NoName,
     /// A name cannot be an id.
     BadName(String),
+    /// The host has routes of its own under that name.
+    OfHost(String),
+    /// The SDK has a type of that name.
+    OfSdk(String),
     /// The folder is there already.
     Exists(PathBuf),
     /// The crate extension-api is not found.
     NoApi,
+    /// The crate extension-api is not in the folder that was named.
+    NotApi(PathBuf),
     /// A file cannot be written.
     Write(PathBuf, io::Error),
     /// The terminal cannot be read.
@@ -43,6 +49,14 @@ impl fmt::Display for NewError {
                 f,
                 "{name:?} cannot name an extension; it is served under its name: lower-case letters, digits, - and _, a letter first, 48 characters at most"
             ),
+            Self::OfHost(name) => write!(
+                f,
+                "{name:?} cannot name an extension; the host has routes of its own under /{name}"
+            ),
+            Self::OfSdk(name) => write!(
+                f,
+                "{name:?} cannot name an extension; the crate extension-api has a type of that name"
+            ),
             Self::Exists(path) => write!(
                 f,
                 "{} is there already; choose another name, or another folder with --dir",
@@ -50,6 +64,11 @@ impl fmt::Display for NewError {
             ),
             Self::NoApi => f.write_str(
                 "cannot find the crate extension-api; run `new` in a checkout of extension-host, name the crate's folder with --api, or write the extension in C with --lang c, which needs the header alone",
+            ),
+            Self::NotApi(path) => write!(
+                f,
+                "the crate extension-api is not in {}; name the folder that holds its Cargo.toml",
+                path.display()
             ),
             Self::Write(path, _) => write!(f, "cannot write {}", path.display()),
             Self::Ask(_) => f.write_str("cannot read an answer from the terminal"),
@@ -61,7 +80,13 @@ impl std::error::Error for NewError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Write(_, cause) | Self::Ask(cause) => Some(cause),
-            Self::NoName | Self::BadName(_) | Self::Exists(_) | Self::NoApi => None,
+            Self::NoName
+            | Self::BadName(_)
+            | Self::OfHost(_)
+            | Self::OfSdk(_)
+            | Self::Exists(_)
+            | Self::NoApi
+            | Self::NotApi(_) => None,
         }
     }
 }
@@ -155,14 +180,16 @@ fn id_of(name: &str) -> &str {
 /// As [`run`].
 pub fn make(name: &str, lang: Lang, dir: &Path, api: Option<PathBuf>) -> Result<PathBuf, NewError> {
     let id = id_of(name);
-    if !is_name(id) {
-        return Err(NewError::BadName(name.to_owned()));
-    }
+    check_name(id)?;
     let folder = dir.join(format!("{FOLDER_PREFIX}{id}"));
     let api = match lang {
         Lang::C => String::new(),
         Lang::Rust => {
-            let api = api.or_else(find_api).ok_or(NewError::NoApi)?;
+            let api = match api {
+                Some(api) if is_api(&api) => api,
+                Some(other) => return Err(NewError::NotApi(other)),
+                None => find_api().ok_or(NewError::NoApi)?,
+            };
             let api = api.canonicalize().map_err(|_| NewError::NoApi)?;
             let from = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
             path_from(&from.join(format!("{FOLDER_PREFIX}{id}")), &api)
@@ -269,8 +296,8 @@ impl Values {
     }
 }
 
-/// An id that is a crate's name and a Rust type, too.
-fn is_name(id: &str) -> bool {
+/// Refuses what is no id that is a crate's name and a Rust type, too.
+fn check_name(id: &str) -> Result<(), NewError> {
     const NAME_BYTES_MAX: usize = 48;
     // As the name of a type, these would hide one of the SDK's prelude.
     const PRELUDE: [&str; 16] = [
@@ -291,25 +318,34 @@ fn is_name(id: &str) -> bool {
         "accountability",
         "app",
     ];
-    id.len() <= NAME_BYTES_MAX
+    let is_id = id.len() <= NAME_BYTES_MAX
         && id.starts_with(|first: char| first.is_ascii_lowercase())
         && id.bytes().all(|byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_'
-        })
-        && !PRELUDE.contains(&id)
-        && !crate::extension::opened::RESERVED.contains(&id)
+        });
+    if !is_id {
+        return Err(NewError::BadName(id.to_owned()));
+    }
+    if crate::extension::opened::RESERVED.contains(&id) {
+        return Err(NewError::OfHost(id.to_owned()));
+    }
+    match PRELUDE.contains(&id) {
+        true => Err(NewError::OfSdk(id.to_owned())),
+        false => Ok(()),
+    }
+}
+
+fn is_api(folder: &Path) -> bool {
+    folder.join("include/extension_api.h").is_file() && folder.join("Cargo.toml").is_file()
 }
 
 /// The crate's folder in the checkout around the working directory, else in the one that this program was built in.
 fn find_api() -> Option<PathBuf> {
-    let is_api = |path: &PathBuf| {
-        path.join("include/extension_api.h").is_file() && path.join("Cargo.toml").is_file()
-    };
     let here = env::current_dir().ok()?;
     let around = here.ancestors().map(|folder| folder.join("extension-api"));
     around
         .chain([Path::new(env!("CARGO_MANIFEST_DIR")).join("../extension-api")])
-        .find(is_api)
+        .find(|folder| is_api(folder))
 }
 
 /// The path from one folder to another: with ".." where both lie in one checkout, so that the checkout may be moved.
@@ -332,14 +368,16 @@ mod tests {
     #[test]
     fn names_are_those_that_can_be_served() {
         for good in ["weather", "a", "my-proxy_2"] {
-            assert!(is_name(good), "{good}");
+            assert!(check_name(good).is_ok(), "{good}");
         }
         let long = "x".repeat(49);
         for bad in [
             "", "2fast", "Weather", "a b", "a/b", "../x", "-x", "server", "request", &long,
         ] {
-            assert!(!is_name(bad), "{bad}");
+            assert!(check_name(bad).is_err(), "{bad}");
         }
+        assert!(matches!(check_name("server"), Err(NewError::OfHost(_))));
+        assert!(matches!(check_name("request"), Err(NewError::OfSdk(_))));
     }
 
     #[test]

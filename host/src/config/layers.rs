@@ -55,6 +55,8 @@ impl Config {
             Some(text) => parse_at(file_of(overrides), text)?,
             None => Config::default(),
         };
+        config.file = file_of(overrides).to_owned();
+        make_absolute(&mut config.file)?;
         if let Some(path) = &overrides.env_file {
             fs::metadata(path).map_err(|source| ConfigError::Unreadable {
                 path: path.clone(),

@@ -13,6 +13,9 @@ use crate::platform::log::{Level, Style};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// The file that it is from, or would be.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// The address to listen on. All of them by default, as Directus does: what runs in a container must be reachable.
     pub host: String,
     /// The port to listen on; 0: one that is free.
@@ -201,6 +204,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            file: PathBuf::new(),
             host: "0.0.0.0".to_owned(),
             port: 8055,
             workers: 0,

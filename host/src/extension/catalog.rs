@@ -40,6 +40,8 @@ pub struct Catalog {
     retired: Mutex<Vec<Weak<Extension>>>,
     /// Extensions that are being stopped because the host ends.
     ending: Mutex<Vec<Arc<Ending>>>,
+    /// It has been told what did not come to its end: who ends the process in time may be a second one.
+    is_left_told: AtomicBool,
 }
 
 /// The folder for private copies cannot be made.
@@ -86,6 +88,7 @@ impl Catalog {
             updating: Mutex::default(),
             retired: Mutex::default(),
             ending: Mutex::default(),
+            is_left_told: AtomicBool::new(false),
         }))
     }
 
@@ -138,24 +141,37 @@ impl Catalog {
             .all(|end| end.is_over.load(Ordering::Acquire))
     }
 
-    /// Says which of those extensions have not been stopped and destroyed, and forgets them all. Tells whether there is any.
+    /// Says, once, which of those extensions have not been stopped and destroyed, and forgets them all. Tells whether there is any. Beside
+    /// that, says where a worker is still in a build that was replaced.
     pub fn report_left(&self) -> bool {
         let mut ending = std::mem::take(&mut *self.ending());
         ending.retain(|end| !end.is_destroyed());
+        let marks = self.workers.marks().into_iter().enumerate();
+        let mut inside: Vec<_> = marks
+            .map(|(worker, mark)| (worker, mark.build()))
+            .filter(|(_, build)| *build != 0)
+            .collect();
+        let is_any = !ending.is_empty();
+        if self.is_left_told.swap(true, Ordering::Relaxed) {
+            return is_any;
+        }
         for end in &ending {
-            let in_flight = &end.extension.context.in_flight;
-            let fields: [log::Field<'_>; 3] = [
-                ("extension", end.extension.context.name()),
-                ("requests", &in_flight.requests()),
-                ("in_flight", &in_flight.flights()),
-            ];
+            let number = end.extension.context.in_flight.number;
+            let count = inside.len();
+            inside.retain(|(_, build)| *build != number);
+            end.extension.report_left(count - inside.len());
+        }
+        for (worker, build) in inside {
+            let name = self.workers.name_of(build);
+            let name = name.as_deref().unwrap_or("unknown");
+            let sentence = "a worker is still in an extension's code; the server ends all the same";
             log::event(
                 Level::Warn,
-                "an extension does not stop; the host ends without it",
-                &fields,
+                sentence,
+                &[("extension", &name), ("worker", &worker)],
             );
         }
-        !ending.is_empty()
+        is_any
     }
 
     /// Says which extensions have requests in flight that are not waited for any more.
@@ -210,7 +226,7 @@ fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(cause) = started {
         log::event(
             Level::Error,
-            "cannot start a thread to stop an extension; it is kept as it is",
+            "cannot start a thread to stop an extension; it is left running and not destroyed",
             &[("cause", &cause)],
         );
     }
@@ -220,6 +236,9 @@ fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) {
 fn retire_on_a_thread(extension: Arc<Extension>, timeout: Duration) {
     let work = move || {
         extension.retire(Instant::now() + timeout);
+        if !extension.is_stopped() {
+            extension.report_left(0);
+        }
         extension.remove_copy();
     };
     start_thread("retire", work);

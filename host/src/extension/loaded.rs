@@ -84,30 +84,27 @@ impl Extension {
     }
 
     /// Waits until nothing is in flight, at most until `deadline`, then stops and destroys the instance. Where something
-    /// remains, the instance is left as it is: what is still used cannot be freed. Blocks: not for a worker.
+    /// remains, the instance is left running: what is still used cannot be freed. Blocks: not for a worker.
     pub fn retire(&self, deadline: Instant) {
         self.context.in_flight.retire();
         self.wait_until(deadline, || self.context.in_flight.requests() == 0);
         self.context.cancel_operations();
-        let is_idle = self.wait_until(deadline, || self.context.in_flight.flights() == 0);
-        if is_idle {
+        if self.wait_until(deadline, || self.context.in_flight.flights() == 0) {
             self.destroy();
-        } else {
-            let (requests, flights) = (
-                self.context.in_flight.requests(),
-                self.context.in_flight.flights(),
-            );
-            let fields: [log::Field<'_>; 3] = [
-                ("extension", self.context.name()),
-                ("requests", &requests),
-                ("in_flight", &flights),
-            ];
-            log::event(
-                Level::Warn,
-                "the extension did not finish in time; it is kept as it is",
-                &fields,
-            );
         }
+    }
+
+    /// Tells that it was not destroyed in time; `workers` are in its code.
+    pub fn report_left(&self, workers: usize) {
+        let in_flight = &self.context.in_flight;
+        let fields: [log::Field<'_>; 4] = [
+            ("extension", self.context.name()),
+            ("requests", &in_flight.requests()),
+            ("in_flight", &in_flight.flights()),
+            ("workers", &workers),
+        ];
+        let sentence = "an extension did not stop in time; it was left running and not destroyed";
+        log::event(Level::Warn, sentence, &fields);
     }
 
     /// Removes the private copy: while a developer reloads, there are many.

@@ -104,6 +104,8 @@ pub fn update(catalog: &Arc<Catalog>, scope: &Scope<'_>) -> io::Result<Vec<Chang
     }
     let next = Arc::new(next);
     catalog.registry.store(next.clone());
+    let served = next.mounted().map(|served| served.name().to_string());
+    catalog.quarantine.tell_served(served);
     let is_kept = |old: &Arc<Extension>| next.loaded().any(|kept| Arc::ptr_eq(kept, old));
     for old in before.loaded().filter(|old| !is_kept(old)) {
         catalog.retire(old.clone());

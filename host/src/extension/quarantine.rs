@@ -1,4 +1,5 @@
-//! Extensions that the supervisor has the server leave out, because they have ended it too often.
+//! Extensions that the supervisor has the server leave out, because they have ended it too often; and what the supervisor hears
+//! about the others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +38,14 @@ impl Quarantine {
             .iter()
             .find(has)
             .map(|other| other.extension.clone())
+    }
+
+    /// Tells the supervisor what is served from now on, by the names of folders.
+    pub fn tell_served(&self, extensions: impl Iterator<Item = String>) {
+        if let Some(link) = &self.link {
+            let extensions = extensions.collect();
+            link.tell(&Notice::Serves { extensions });
+        }
     }
 
     /// Tries an extension again.

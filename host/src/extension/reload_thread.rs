@@ -35,7 +35,8 @@ struct Running {
 struct Order {
     /// The extension that is loaded anew in any case.
     id: Option<String>,
-    done: oneshot::Sender<io::Result<()>>,
+    /// Whether anything has changed.
+    done: oneshot::Sender<io::Result<bool>>,
 }
 
 /// Why a reload did not take place.
@@ -87,11 +88,11 @@ impl ReloadThread {
     }
 
     /// Brings the extensions in line, the one with this id in any case. Waits until that is done, or until a library's initialisers
-    /// have not returned for as long as an extension may take to get ready.
+    /// have not returned for as long as an extension may take to get ready. Tells whether anything has changed.
     ///
     /// # Errors
     /// See [`ReloadError`].
-    pub async fn refresh(&self, id: Option<String>) -> Result<(), ReloadError> {
+    pub async fn refresh(&self, id: Option<String>) -> Result<bool, ReloadError> {
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let running = self.running().clone();
         let Running { orders, timeout } = running.ok_or(ReloadError::Stopping)?;
@@ -103,7 +104,7 @@ impl ReloadThread {
         orders.send(order).map_err(|_| ReloadError::Stopping)?;
         loop {
             match tokio::time::timeout(LOOK_EVERY, &mut wait).await {
-                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Ok(has_changed))) => return Ok(has_changed),
                 Ok(Ok(Err(_))) => return Err(ReloadError::Failed),
                 Ok(Err(_)) => return Err(ReloadError::Stopping),
                 Err(_) => is_stuck()?,
@@ -122,7 +123,7 @@ fn follow(orders: &Receiver<Order>, catalog: &Arc<Catalog>, listening: &[SocketA
     wait_for_server(catalog, listening);
     for Order { id, done } in orders {
         let scope = id.as_deref().map_or(Scope::Refused, Scope::Id);
-        let refreshed = loader::refresh(catalog, &scope).map(drop);
+        let refreshed = loader::refresh(catalog, &scope).map(|changes| !changes.is_empty());
         // Err: nobody waits any more.
         let _ = done.send(refreshed);
     }

@@ -1,7 +1,7 @@
 //! What is read from the store, or put into an empty one, before the host serves: the secret, the first administrator, and the
 //! user that ADMIN_TOKEN stands for.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 
 use super::known::Known;
 use super::local_users;
@@ -27,19 +27,7 @@ pub fn prepare(
     auth: &config::Auth,
     url: &DatabaseUrl,
 ) -> Result<PreparedStore, StoreError> {
-    let wanted = Wanted {
-        email: Some(auth.admin_email.clone()).filter(|email| !email.is_empty()),
-        password: auth.admin_password.reveal().map(str::to_owned),
-        has_token: auth.admin_token.reveal().is_some(),
-    };
-    let created =
-        store.block_on(|db| async move { db.first_administrator(wanted, print).await })?;
-    if let Some(created) = created {
-        log::info(
-            "first start: an administrator was created",
-            &[("email", &created.email), ("store", url)],
-        );
-    }
+    make_administrator(store, auth, url, io::stdout)?;
     let secret = match auth.secret.reveal() {
         Some(secret) => secret.to_owned(),
         None => {
@@ -69,11 +57,38 @@ pub fn prepare(
     })
 }
 
-fn print(created: &Created) -> io::Result<()> {
+/// Makes the administrator of an empty store, and writes to `out` what was generated.
+///
+/// # Errors
+/// Where the store does not answer, or ADMIN_EMAIL or ADMIN_PASSWORD is none.
+pub fn make_administrator<W: Write + 'static>(
+    store: &Store,
+    auth: &config::Auth,
+    url: &DatabaseUrl,
+    out: fn() -> W,
+) -> Result<(), StoreError> {
+    let wanted = Wanted {
+        email: Some(auth.admin_email.clone()).filter(|email| !email.is_empty()),
+        password: auth.admin_password.reveal().map(str::to_owned),
+        has_token: auth.admin_token.reveal().is_some(),
+    };
+    let created = store.block_on(|db| async move {
+        db.first_administrator(wanted, move |created| print(created, out()))
+            .await
+    })?;
+    if let Some(created) = created {
+        log::info(
+            "first start: an administrator was created",
+            &[("email", &created.email), ("store", url)],
+        );
+    }
+    Ok(())
+}
+
+fn print(created: &Created, mut out: impl Write) -> io::Result<()> {
     if created.password.is_none() && created.token.is_none() {
         return Ok(());
     }
-    let mut out = io::stdout().lock();
     writeln!(out, "First start. This is shown once:")?;
     writeln!(out, "  administrator  {}", created.email)?;
     if let Some(password) = &created.password {

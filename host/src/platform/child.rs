@@ -37,11 +37,15 @@ pub fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
     }
 }
 
+/// A line by which a process says that what it has written before has nothing to do with what comes: it has told of that otherwise.
+pub const FORGET: &str = "\u{1e}";
+
 /// The last lines that a process writes to stderr.
 pub struct StderrTail(Arc<Mutex<VecDeque<String>>>);
 
 impl StderrTail {
-    /// Reads what the process writes, as long as it does, and prints it if `is_shown`.
+    /// Reads what the process writes, as long as it does, and prints it if `is_shown`. What stands before the line [`FORGET`] is
+    /// forgotten.
     pub fn of(stderr: Option<impl Read + Send + 'static>, is_shown: bool) -> Self {
         const LINES_KEPT: usize = 8;
         /// A process that writes without an end or a line break must not fill this one's memory.
@@ -61,10 +65,14 @@ impl StderrTail {
                         Ok(_) => {}
                     }
                     let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    if line == FORGET {
+                        kept.clear();
+                        continue;
+                    }
                     if is_shown {
                         eprintln!("{line}");
                     }
-                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                     if kept.len() == LINES_KEPT {
                         kept.pop_front();
                     }

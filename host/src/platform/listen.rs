@@ -51,7 +51,7 @@ impl fmt::Display for ListenError {
             ),
             Self::InUse(address, holders, _) => write!(
                 f,
-                "cannot listen on {address}, where {} listens; end it, or choose another with --port",
+                "cannot listen on {address}, which is in use by {}; end it, or choose another with --port",
                 holders.join(" and ")
             ),
             Self::Bind(address, _) => write!(f, "cannot listen on {address}"),

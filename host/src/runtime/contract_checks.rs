@@ -153,7 +153,7 @@ impl Rule {
         match self {
             Self::DoesNotCrash => (
                 "does-not-crash",
-                "Nothing may be thrown or unwound through a function of this header, in either direction.",
+                "The process is the host's, and every other extension's.",
                 "run it under gdb or valgrind: extension-host check ends where it does; in C++, catch what is thrown",
             ),
             Self::DoesNotPanic => (

@@ -122,6 +122,14 @@ pub struct CallMark {
     pub route: u32,
 }
 
+impl CallMark {
+    /// The request's id; `None`: it is called for none.
+    pub fn request_id(&self) -> Option<&str> {
+        let is_id = self.request.iter().all(u8::is_ascii_hexdigit);
+        str::from_utf8(&self.request).ok().filter(|_| is_id)
+    }
+}
+
 /// The page of this process; made at the first call, where [`adopt`] has not given another.
 pub fn page() -> &'static CrashPage {
     let page = PAGE.load(Ordering::Acquire);
@@ -559,6 +567,11 @@ impl CrashPage {
                 .and_then(|_| self.text(route.load(Ordering::Relaxed))),
             request,
         })
+    }
+
+    /// The route of a call, as it was declared; `None`: it has none.
+    pub fn route_of(&self, call: CallMark) -> Option<String> {
+        self.text(call.route)
     }
 
     fn text(&self, place: u32) -> Option<String> {

@@ -55,6 +55,11 @@ impl<J, W: Wake> Inbox<J, W> {
         }
     }
 
+    /// Whether there may be jobs.
+    pub fn is_filled(&self) -> bool {
+        self.is_filled.load(Ordering::Acquire)
+    }
+
     /// Says how the worker is woken from now on. It looks for jobs after this.
     pub fn set_waker(&self, waker: W) {
         self.lock().waker = Some(waker);
@@ -62,7 +67,7 @@ impl<J, W: Wake> Inbox<J, W> {
 
     /// Takes what is there.
     pub fn take(&self) -> Vec<J> {
-        if !self.is_filled.load(Ordering::Acquire) {
+        if !self.is_filled() {
             return Vec::new();
         }
         let mut content = self.lock();

@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
-use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::crash_page::{CallMark, ThreadMark, end_broken};
 use super::in_flight::InFlight;
@@ -53,6 +54,11 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// Whether other threads may have left jobs for it.
+    pub fn has_jobs(&self) -> bool {
+        self.inbox.is_filled()
+    }
+
     /// Whether this thread is that worker.
     #[inline]
     pub fn is_current(&self) -> bool {
@@ -107,11 +113,12 @@ impl Worker {
             mark: ThreadMark::of_this_thread(),
             workers: workers.clone(),
         }));
+        let jobs_left: &'static Notify = Box::leak(Box::default());
         NUMBER.set(remote.number);
         CURRENT.set(Some(worker));
-        workers.add(remote, worker.mark);
+        workers.add(remote, worker.mark, jobs_left);
         actix_rt::spawn(pump(worker));
-        actix_rt::spawn(look_again(worker));
+        actix_rt::spawn(look_again(worker, jobs_left));
         worker
     }
 
@@ -231,12 +238,11 @@ async fn pump(worker: &'static Worker) {
     .await;
 }
 
-/// Runs the jobs of other threads once a second, whether [`pump`] was woken or not. A thread of an extension that wakes it for the first
-/// time may wait for the system's loader in the middle of that, and then nobody else can wake it.
-async fn look_again(worker: &'static Worker) {
-    const EVERY: Duration = Duration::from_secs(1);
+/// Runs the jobs that somebody has seen lying there, whether [`pump`] was woken or not. A thread of an extension that wakes it for the
+/// first time may wait for the system's loader in the middle of that, and then nobody else can wake it.
+async fn look_again(worker: &'static Worker, jobs_left: &'static Notify) {
     loop {
-        actix_rt::time::sleep(EVERY).await;
+        jobs_left.notified().await;
         worker.run_jobs();
         if worker.has_due.get() {
             worker.note_due();

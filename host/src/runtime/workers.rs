@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use tokio::sync::Notify;
+
 use super::crash_page::{ThreadMark, page};
 use super::worker::{Remote, Worker};
 
 /// The workers, and the names of those whose code they call.
 #[derive(Default)]
 pub struct Workers {
-    all: RwLock<Vec<(Remote, &'static ThreadMark)>>,
+    all: RwLock<Vec<Known>>,
     next: AtomicUsize,
     /// The name of each build that was ever loaded, by its number, from 1. Builds that were replaced are among them: their code
     /// can still run.
@@ -23,16 +25,29 @@ pub struct Workers {
     may_not_end: AtomicBool,
 }
 
+/// A worker as other threads know it.
+struct Known {
+    remote: Remote,
+    mark: &'static ThreadMark,
+    /// Has it look for jobs, without its usual waker.
+    jobs_left: &'static Notify,
+}
+
 impl Workers {
     /// Makes a worker known to other threads.
-    pub fn add(&self, remote: Remote, mark: &'static ThreadMark) {
+    pub fn add(&self, remote: Remote, mark: &'static ThreadMark, jobs_left: &'static Notify) {
+        let known = Known {
+            remote,
+            mark,
+            jobs_left,
+        };
         self.all
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .push((remote, mark));
+            .push(known);
     }
 
-    fn all(&self) -> RwLockReadGuard<'_, Vec<(Remote, &'static ThreadMark)>> {
+    fn all(&self) -> RwLockReadGuard<'_, Vec<Known>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -41,13 +56,13 @@ impl Workers {
         let all = self.all();
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         all.get(next % all.len().max(1))
-            .map(|(remote, _)| remote.clone())
+            .map(|known| known.remote.clone())
     }
 
     /// Runs a job on each worker.
     pub fn on_each(&self, job: fn(&'static Worker)) {
-        for (remote, _) in &*self.all() {
-            remote.run(job);
+        for known in &*self.all() {
+            known.remote.run(job);
         }
     }
 
@@ -55,10 +70,10 @@ impl Workers {
     /// wait for as long.
     pub async fn come_round(&self) {
         let (coming, mut all_came) = tokio::sync::mpsc::channel::<()>(1);
-        for (remote, _) in &*self.all() {
+        for known in &*self.all() {
             let coming = coming.clone();
             // Gone when it has run, and where the worker has ended.
-            remote.run(move |_| drop(coming));
+            known.remote.run(move |_| drop(coming));
         }
         drop(coming);
         all_came.recv().await;
@@ -71,7 +86,7 @@ impl Workers {
 
     /// Of each worker, where it is.
     pub fn marks(&self) -> Vec<&'static ThreadMark> {
-        self.all().iter().map(|(_, mark)| *mark).collect()
+        self.all().iter().map(|known| known.mark).collect()
     }
 
     /// How many workers were found blocked by the last look at them.
@@ -84,9 +99,19 @@ impl Workers {
         self.blocked.store(count, Ordering::Relaxed);
     }
 
-    /// Asks each worker's loop to go round once.
-    pub fn ask_for_sign_of_life(&self) {
-        self.on_each(Worker::give_sign_of_life);
+    /// Asks a worker's loop to go round once.
+    pub fn ask_for_sign_of_life(&self, number: usize) {
+        if let Some(known) = self.all().get(number) {
+            known.remote.run(Worker::give_sign_of_life);
+        }
+    }
+
+    /// Has workers look for jobs for which they may not have been woken: see `look_again` in [`worker`](super::worker). Costs a worker
+    /// that has none nothing, so that it sleeps on.
+    pub fn look_for_jobs_left(&self) {
+        for known in self.all().iter().filter(|known| known.remote.has_jobs()) {
+            known.jobs_left.notify_one();
+        }
     }
 
     /// Whether a worker that ends takes the process with it: its connections would be lost, and nobody would say so.

@@ -113,7 +113,7 @@ async fn reload(host: Arc<Host>, id: String) -> Response<Body> {
         return refuse(&Refusal::NotFound { path });
     };
     match host.reloads.refresh(Some(wanted)).await {
-        Ok(()) => {}
+        Ok(_) => {}
         // It has been logged.
         Err(ReloadError::Failed) => return refuse(&Refusal::Internal),
         Err(waiting) => {

@@ -110,7 +110,7 @@ impl BlockingThreads {
             let fields: [log::Field<'_>; 3] = [
                 ("extension", &name),
                 ("refused_count", &count),
-                ("blocking_threads", &threads_max),
+                ("blocking_threads_each", &threads_max),
             ];
             let sentence = "calls of blocking routes were refused: all threads that the extension may have are busy, or all of the process";
             log::event(Level::Warn, sentence, &fields);

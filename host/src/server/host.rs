@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::blocking::BlockingThreads;
@@ -18,7 +18,7 @@ use crate::extension::quarantine::Quarantine;
 use crate::extension::reload_thread::ReloadThread;
 use crate::identity::Authority;
 use crate::platform::env::Env;
-use crate::platform::handover::{Link, Notice, Occasion, Quarantined};
+use crate::platform::handover::{Link, Occasion, Quarantined};
 use crate::platform::listen::Listeners;
 use crate::upstream::connect::remember_roots;
 
@@ -46,8 +46,6 @@ pub struct Host {
     pub started: Instant,
     /// The host was told to end.
     pub is_stopping: AtomicBool,
-    /// What the supervisor was told that is served.
-    told: Mutex<Option<Vec<String>>>,
 }
 
 /// What a supervisor has to say to a host; nothing where there is none.
@@ -101,7 +99,6 @@ impl Host {
             occasion,
             started: Instant::now(),
             is_stopping: AtomicBool::new(false),
-            told: Mutex::default(),
         }))
     }
 
@@ -121,7 +118,6 @@ impl Host {
         let registry = self.catalog.registry.load();
         changes::report_passed_over(&registry);
         changes::report(&changes);
-        self.tell_what_is_served();
         match &self.occasion {
             // Better fewer extensions than none.
             Occasion::Replacement { .. } => return Ok(()),
@@ -146,25 +142,6 @@ impl Host {
     /// Whether some of the extensions folder was left for when the host serves.
     pub fn has_more_to_load(&self) -> bool {
         matches!(self.occasion, Occasion::Replacement { .. })
-    }
-
-    /// Tells the supervisor which extensions are served.
-    pub fn tell_what_is_served(&self) {
-        let Some(link) = &self.link else {
-            return;
-        };
-        let registry = self.catalog.registry.load();
-        let extensions: Vec<String> = registry
-            .mounted()
-            .map(|extension| extension.name().to_string())
-            .collect();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.as_ref() != Some(&extensions) {
-            link.tell(&Notice::Serves {
-                extensions: extensions.clone(),
-            });
-            *told = Some(extensions);
-        }
     }
 
     /// Has nobody listen any more where this host does, unless another one takes over.

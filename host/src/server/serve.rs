@@ -167,8 +167,12 @@ async fn refresh_on_signal(host: Arc<Host>, hangup: io::Result<Signal>) {
     };
     while hangup.recv().await.is_some() {
         match host.reloads.refresh(None).await {
-            // The second has been logged.
-            Ok(()) | Err(ReloadError::Failed) => {}
+            Ok(false) => log::info(
+                "nothing has changed in the extensions folder or the variables",
+                &[],
+            ),
+            // What has changed, and the second, have been logged.
+            Ok(true) | Err(ReloadError::Failed) => {}
             Err(waiting) => log::event(Level::Error, &waiting.to_string(), &[]),
         }
         if let Some(link) = &host.link {

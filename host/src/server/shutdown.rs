@@ -149,7 +149,7 @@ pub fn force_end(host: &Host) -> ! {
     report_left(host);
     log::event(
         Level::Error,
-        "the host did not come to its end in time; it ends as it is",
+        "the server did not come to its end in time; it ends at once",
         &[],
     );
     process::force_end(process::FORCED)
@@ -163,19 +163,6 @@ fn report_left(host: &Host) -> bool {
             "a library is still being loaded; its initialisers do not return",
             &[("library", &library.display())],
         );
-    }
-    let workers = &host.catalog.workers;
-    for (number, mark) in workers.marks().into_iter().enumerate() {
-        let inside = mark.build();
-        if inside != 0 {
-            let name = workers.name_of(inside);
-            let name = name.as_deref().unwrap_or("unknown");
-            log::event(
-                Level::Warn,
-                "a worker is still in an extension; the host ends without it",
-                &[("extension", &name), ("worker", &number)],
-            );
-        }
     }
     host.catalog.report_left()
 }

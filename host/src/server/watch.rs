@@ -17,13 +17,15 @@ use crate::platform::handover::Notice;
 use crate::platform::log::{self, Level};
 use crate::platform::process::EndsWithThread;
 use crate::platform::thread_locals::touch_thread_locals;
-use crate::runtime::crash_page::{end_broken, page};
+use crate::runtime::crash_page::{ThreadMark, end_broken, page};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// So many looks without a sign of life, and a worker is taken for dead. It is in no extension's code meanwhile, and the host's own
-/// takes milliseconds.
-const SIGNS_MISSED_MAX: u32 = 10;
+/// So many looks at which a worker has done nothing, and it is asked whether it still can: seldom, so that an idle host sleeps.
+const QUIET_LOOKS: u32 = 5;
+/// So many looks without an answer, and it is taken for dead. It is in no extension's code meanwhile, and the host's own takes
+/// milliseconds.
+const UNANSWERED_LOOKS_MAX: u32 = 10;
 
 /// See the module's text. Ends with the drop.
 pub struct Watch(Arc<Orders>);
@@ -120,8 +122,13 @@ struct Seen {
     inside: (u64, u64),
     /// Since when it is there, by the first look that found it there.
     stuck_since: Option<Instant>,
+    /// It is stuck, and nothing is accepted any more.
+    is_given_up: bool,
+    /// Since when it blocks, and how long it will have when that is written next.
+    blocked: Option<(Instant, Duration)>,
     sign_count: u64,
-    signs_missed: u32,
+    /// How many looks have found it as it was before, in no extension.
+    quiet_looks: u32,
 }
 
 impl Watched {
@@ -157,7 +164,6 @@ impl Watched {
         self.signals.restore();
         let is_opening = library::is_opening(self.create_timeout);
         self.host.blocking.report_refused();
-        self.host.tell_what_is_served();
         page().give_heartbeat();
         self.look_at_workers(is_stopping || is_opening);
         let lost = self.listeners.iter().find(|listener| !listener.is_there());
@@ -188,39 +194,67 @@ impl Watched {
                 && !self.stuck_after.is_zero()
                 && since.elapsed() >= self.stuck_after
             {
-                // Told again after as long, where nothing came of it.
-                seen.stuck_since = None;
-                if let Some(place) = page().place_of(mark) {
-                    // One that comes to this worker would be lost. They wait for the next server, or until there is none.
-                    drop(self.server.pause());
+                // A connection that came to this worker would be lost. They wait for the next server, or until there is none.
+                drop(self.server.pause());
+                // Told a look later, when that has come to pass.
+                if std::mem::replace(&mut seen.is_given_up, true)
+                    && let Some(place) = page().place_of(mark)
+                {
                     let stuck_ms = self.stuck_after.as_millis() as u64;
                     link.tell(&Notice::Stuck { place, stuck_ms });
+                    // Told again after as long, where nothing came of it.
+                    seen.stuck_since = None;
+                    seen.is_given_up = false;
                 }
+            } else if std::mem::take(&mut seen.is_given_up) {
+                drop(self.server.resume());
             }
             if is_same && inside.0 != 0 {
                 blocked += 1;
-                let name = workers.name_of(inside.0);
-                let name = name.as_deref().unwrap_or("unknown");
-                log::event(
-                    Level::Warn,
-                    "an extension blocks a worker; its route should be declared blocking",
-                    &[("extension", &name), ("worker", &number)],
-                );
+                let since = stuck.unwrap_or_else(Instant::now);
+                let (since, next) = seen.blocked.get_or_insert((since, Duration::ZERO));
+                let time = since.elapsed();
+                if time >= *next {
+                    // Each time twice as late: one that never comes back must not fill the log.
+                    *next = 2 * time;
+                    let name = workers.name_of(inside.0);
+                    report_blocked(number, mark, name.as_deref(), time);
+                }
+            } else {
+                seen.blocked = None;
             }
-            let is_silent = is_same && inside.0 == 0 && seen.sign_count == sign_count;
+            let is_quiet = is_same && inside.0 == 0 && seen.sign_count == sign_count;
             seen.sign_count = sign_count;
-            seen.signs_missed = match is_silent && !may_be_silent {
-                true => seen.signs_missed + 1,
+            seen.quiet_looks = match is_quiet && !may_be_silent {
+                true => seen.quiet_looks + 1,
                 false => 0,
             };
-            if seen.signs_missed > SIGNS_MISSED_MAX {
+            if seen.quiet_looks == QUIET_LOOKS {
+                workers.ask_for_sign_of_life(number);
+            }
+            if seen.quiet_looks > QUIET_LOOKS + UNANSWERED_LOOKS_MAX {
                 let sentence = "a worker does not answer although it is in no extension: its descriptors were closed or replaced, perhaps; the process ends";
                 end_broken(sentence, &[("worker", &number)]);
             }
         }
         workers.set_blocked(blocked);
-        workers.ask_for_sign_of_life();
+        workers.look_for_jobs_left();
     }
+}
+
+fn report_blocked(number: usize, mark: &ThreadMark, extension: Option<&str>, time: Duration) {
+    let (extension, blocked_ms) = (extension.unwrap_or("unknown"), time.as_millis());
+    let place = page().place_of(mark);
+    let (route, request) = place.map_or((None, None), |place| (place.route, place.request));
+    let mut fields: Vec<log::Field<'_>> = vec![
+        ("extension", &extension),
+        ("worker", &number),
+        ("blocked_ms", &blocked_ms),
+    ];
+    fields.extend(route.as_ref().map(|route| ("route", route as _)));
+    fields.extend(request.as_ref().map(|request| ("request", request as _)));
+    let sentence = "an extension blocks a worker; its route should be declared blocking";
+    log::event(Level::Warn, sentence, &fields);
 }
 
 /// A descriptor that the host cannot serve without, and what it was when it was opened.

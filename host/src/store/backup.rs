@@ -22,7 +22,10 @@ pub struct Backup {
 /// # Errors
 /// Where there is no store, the file is there already, or it cannot be written.
 pub fn back_up(path: &Path, to: &Path) -> Result<Backup, StoreError> {
-    let failed = |cause| StoreError::File("write", to.to_owned(), cause);
+    let failed = |cause| StoreError::Backup(to.to_owned(), cause);
+    if let Ok(false) = path.try_exists() {
+        return Err(StoreError::NoneYet(path.to_owned()));
+    }
     // Absolute, since SQLite takes some names for URLs.
     let file = std::path::absolute(to).map_err(failed)?;
     if file.try_exists().map_err(failed)? {
@@ -31,8 +34,7 @@ pub fn back_up(path: &Path, to: &Path) -> Result<Backup, StoreError> {
     let unfinished = beside(&file, ".unfinished");
     let name = unfinished.to_str().ok_or(StoreError::Url)?.to_owned();
     // Err: another backup into the same file is at work, or was killed. Only the operator can know.
-    file::make_empty(&unfinished)
-        .map_err(|cause| StoreError::File("write", unfinished.clone(), cause))?;
+    file::make_empty(&unfinished).map_err(|cause| StoreError::Backup(unfinished.clone(), cause))?;
     let copied = copy(path, name).and_then(|()| {
         file::finish(&unfinished, &file).map_err(failed)?;
         file.metadata().map_err(failed)

@@ -1,7 +1,9 @@
 //! Why the store did not do what it was asked for, as sentences for operators.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a caller waits for one step of what it asked for; a sign-in takes two.
@@ -21,6 +23,10 @@ pub enum StoreError {
     Url,
     /// The file cannot be made, read or written: the verb comes first.
     File(&'static str, PathBuf, std::io::Error),
+    /// A copy of the store cannot be written there.
+    Backup(PathBuf, std::io::Error),
+    /// There is no store in the file's place, and none is to be made.
+    NoneYet(PathBuf),
     /// The file is there, and holds no store.
     NoStore {
         /// The file.
@@ -70,9 +76,27 @@ impl fmt::Display for StoreError {
             StoreError::Url => f.write_str(
                 "the database URL is not understood, expected \"postgres://…\", \"sqlite:PATH\" or \"none\"",
             ),
-            StoreError::File(verb, path, _) => write!(
+            StoreError::File(verb, path, cause) if cause.kind() == ErrorKind::PermissionDenied => {
+                write!(f, "cannot {verb} {}", path.display())?;
+                match owner_of(path) {
+                    Some((place, owner)) => write!(
+                        f,
+                        "; {} belongs to the user {owner}: run this as that user, or give it to the one that runs it",
+                        place.display()
+                    ),
+                    None => write!(f, "; let the host's user {verb} it, or set path under [database]"),
+                }
+            }
+            StoreError::File(verb, path, _) => {
+                write!(f, "cannot {verb} {}; or set path under [database]", path.display())
+            }
+            StoreError::Backup(path, cause) if cause.kind() == ErrorKind::NotFound => {
+                write!(f, "cannot write {}; make its folder first", path.display())
+            }
+            StoreError::Backup(path, _) => write!(f, "cannot write {}", path.display()),
+            StoreError::NoneYet(path) => write!(
                 f,
-                "cannot {verb} {}; let the host's user {verb} it, or set path under [database]",
+                "there is no store of users in {}: the host has not been started yet, or --config names the settings of another",
                 path.display()
             ),
             StoreError::NoStore { path, why } => write!(
@@ -136,6 +160,7 @@ impl std::error::Error for StoreError {
         match self {
             StoreError::Open { cause, .. } => Some(cause.as_ref()),
             StoreError::File(_, _, cause)
+            | StoreError::Backup(_, cause)
             | StoreError::Thread(cause)
             | StoreError::NotShown(cause) => Some(cause),
             // Its own sentence repeats its cause.
@@ -149,6 +174,25 @@ impl From<sqlx::Error> for StoreError {
     fn from(cause: sqlx::Error) -> StoreError {
         StoreError::Query(cause)
     }
+}
+
+/// Who has the file, or the folder above it that this user may look at; by the name in /etc/passwd, where it has one.
+fn owner_of(path: &Path) -> Option<(&Path, String)> {
+    let (place, found) = path
+        .ancestors()
+        .find_map(|place| Some((place, place.metadata().ok()?)))?;
+    if found.uid() == rustix::process::geteuid().as_raw() {
+        return None;
+    }
+    let id = found.uid().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let fields = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let name = fields
+        .filter(|fields| fields.get(2) == Some(&id.as_str()))
+        .find_map(|fields| fields.first().map(|name| (*name).to_owned()));
+    Some((place, name.unwrap_or(id)))
 }
 
 /// Turns a violated unique constraint into a sentence.

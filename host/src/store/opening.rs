@@ -98,7 +98,8 @@ fn is_damage(cause: &sqlx::Error) -> bool {
 /// The first start: makes a store without a user, if there is none.
 async fn make_where_missing(path: &Path) -> Result<(), StoreError> {
     let failed = |cause| StoreError::File("make", path.to_owned(), cause);
-    if path.try_exists().map_err(failed)? {
+    let looked = path.try_exists();
+    if looked.map_err(|cause| StoreError::File("read", path.to_owned(), cause))? {
         return Ok(());
     }
     file::make_folder(path).map_err(failed)?;

@@ -40,6 +40,12 @@ impl Ending {
             },
             // Nothing was noted: a kill from outside, or what no handler sees. Whoever was inside may have done it, or have had bad luck.
             None => {
+                if page.is_some() && status.signal() == Some(libc::SIGSEGV) {
+                    // The handler has a stack of its own on the host's threads alone.
+                    what.push_str(
+                        " (stack overflow of a thread that an extension has started, it seems)",
+                    );
+                }
                 let culprits = inside();
                 let is_certain = culprits.len() == 1 && status.signal().is_none();
                 Self {

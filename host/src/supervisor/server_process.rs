@@ -50,6 +50,8 @@ pub struct ServerProcess {
     pub serves: Vec<String>,
     /// How often it had given a sign of life, and when that was seen to have changed.
     alive: (u64, Instant),
+    /// It is to look at its extensions again as soon as it can be told.
+    must_reload: bool,
     page: File,
     orders: UnixStream,
 }
@@ -98,6 +100,7 @@ impl ServerProcess {
             serves: Vec::new(),
             alive: (0, Instant::now()),
             kill_at: None,
+            must_reload: false,
             page,
             orders,
         })
@@ -109,7 +112,7 @@ impl ServerProcess {
         if count != self.alive.0 {
             self.alive = (count, Instant::now());
         }
-        (self.ready.is_some()).then_some(self.alive.1)
+        self.ready.map(|ready| ready.max(self.alive.1))
     }
 
     /// What it has left behind; `None`: it cannot be read.
@@ -132,6 +135,22 @@ impl ServerProcess {
     /// Tells it something.
     pub fn order(&self, order: Order) {
         order.give(&self.orders);
+    }
+
+    /// Has it look at its extensions again: at once, or when it serves. Before, the signal would end it.
+    pub fn reload(&mut self) {
+        match self.ready {
+            Some(_) => self.signal(Signal::HUP),
+            None => self.must_reload = true,
+        }
+    }
+
+    /// Notes that it takes requests.
+    pub fn begin_to_serve(&mut self, now: Instant) {
+        self.ready = Some(now);
+        if std::mem::take(&mut self.must_reload) {
+            self.signal(Signal::HUP);
+        }
     }
 
     /// Sends it a signal.

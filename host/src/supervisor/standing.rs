@@ -35,7 +35,7 @@ impl StandingSocket {
     /// The supervisor's for these settings. Needs a runtime.
     ///
     /// # Errors
-    /// Where another supervisor has the same extensions folder, address and port; nothing depends on it but those commands.
+    /// Where another supervisor has the same extensions folder and configuration file; nothing depends on it but those commands.
     pub fn bind(config: &Config) -> io::Result<Self> {
         let listener = UnixListener::bind_addr(&address(config)?)?;
         listener.set_nonblocking(true)?;
@@ -93,13 +93,14 @@ pub fn quarantined(config: &Config) -> Vec<Quarantined> {
         .unwrap_or_default()
 }
 
-/// Two hosts may share a folder of extensions, but not what they listen on.
+/// Two hosts may share a folder of extensions; then each has its settings from a file of its own.
 fn address(config: &Config) -> io::Result<SocketAddr> {
-    let extensions = config.extensions_path.canonicalize();
-    let extensions = extensions.as_ref().unwrap_or(&config.extensions_path);
     let mut key = Fnv::default();
-    key.write(extensions.as_os_str().as_encoded_bytes());
-    key.write(config.host.as_bytes());
-    key.write_u16(config.port);
+    for path in [&config.extensions_path, &config.file] {
+        let canonical = path.canonicalize();
+        let path = canonical.as_ref().unwrap_or(path);
+        key.write(path.as_os_str().as_encoded_bytes());
+        key.write_u8(0);
+    }
     SocketAddr::from_abstract_name(format!("extension-host/supervisor/{:016x}", key.finish()))
 }

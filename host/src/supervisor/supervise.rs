@@ -26,6 +26,8 @@ use crate::platform::process;
 
 /// How much longer than it may take a server has to end before it is killed: everything is over within a second.
 const GRACE: Duration = Duration::from_millis(950);
+/// A server gives a sign of life each second: so much may it be late where the machine is busy.
+const FROZEN_AFTER_MIN: Duration = Duration::from_secs(5);
 /// A server that ends sooner than this has not served.
 const SERVED_AFTER: Duration = Duration::from_secs(1);
 /// So many that have not served are replaced at once.
@@ -61,7 +63,7 @@ pub fn run(
         StandingSocket::bind(config)
     };
     if let Err(cause) = &socket {
-        let sentence = "`upgrade` and `list` do not find this host: another one may have the same extensions folder, address and port";
+        let sentence = "`upgrade` and `list` do not find this host: another one may have the same extensions folder and config.toml";
         log::event(Level::Warn, sentence, &[("cause", cause)]);
     }
     let supervisor = Supervisor::new(config, overrides, version, launch);
@@ -103,8 +105,9 @@ struct Supervisor {
     blame: Blame,
     /// How long a server may take to serve.
     ready_within: Duration,
-    /// How long a server may give no sign of life; zero: for ever.
-    stuck_after: Duration,
+    /// How long a server may give no sign of life, where that is looked at.
+    frozen_after: Duration,
+    notices_frozen: bool,
     shutdown: Duration,
     standing: Standing,
     events: UnboundedSender<Event>,
@@ -138,7 +141,8 @@ impl Supervisor {
             version,
             next_version: None,
             ready_within: ready_within(config),
-            stuck_after: Duration::from_millis(config.limits.stuck_ms),
+            frozen_after: Duration::from_millis(config.limits.stuck_ms).max(FROZEN_AFTER_MIN),
+            notices_frozen: config.limits.stuck_ms > 0,
             blame: Blame::new(config.quarantine.clone()),
             shutdown: config.shutdown_timeout(),
             standing: Standing::default(),
@@ -168,8 +172,7 @@ impl Supervisor {
         let mut tick = interval(watchdog.unwrap_or(Duration::from_secs(3_600)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Often enough to be a quarter late at most.
-        let every = (self.stuck_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
-        let mut look = interval(every);
+        let mut look = interval(self.frozen_after / 4);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let first = self.start(Occasion::Start);
         self.current = Some(first.map_err(SupervisorError::Start)?);
@@ -182,7 +185,7 @@ impl Supervisor {
                 _ = hangup.recv() => self.reload(),
                 _ = replace.recv() => self.replace(Why::Upgrade),
                 _ = tick.tick(), if watchdog.is_some() => systemd::alive(),
-                _ = look.tick(), if !self.stuck_after.is_zero() => self.look(),
+                _ = look.tick(), if self.notices_frozen => self.look(),
                 asker = asked(socket.as_ref()) => self.standing().tell(&asker),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => self.on_deadline(),
             }
@@ -339,9 +342,8 @@ impl Supervisor {
         systemd::reloading();
         // Err: the server says what is wrong.
         let _ = self.version.keep_env();
-        // One that starts reads everything anyway.
-        for server in self.servers().filter(|server| server.ready.is_some()) {
-            server.signal(Signal::HUP);
+        for server in self.servers() {
+            server.reload();
         }
     }
 
@@ -407,7 +409,7 @@ impl Supervisor {
     fn on_ready(&mut self, number: u64) {
         let now = Instant::now();
         if let Some((mut server, why)) = self.next.take_if(|(server, _)| server.number == number) {
-            server.ready = Some(now);
+            server.begin_to_serve(now);
             let fields: [log::Field<'_>; 1] = [("pid", &server.pid)];
             log::event(
                 Level::Info,
@@ -422,7 +424,7 @@ impl Supervisor {
         } else if let Some(server) = &mut self.current
             && server.number == number
         {
-            server.ready = Some(now);
+            server.begin_to_serve(now);
         } else {
             return;
         }
@@ -452,7 +454,7 @@ impl Supervisor {
             return;
         };
         let since = server.frozen_since().map(|since| since.elapsed());
-        let frozen = since.filter(|frozen| *frozen >= self.stuck_after);
+        let frozen = since.filter(|frozen| *frozen >= self.frozen_after);
         if let Some(frozen) = frozen.filter(|_| !self.is_stopping && self.next.is_none()) {
             let frozen_ms = frozen.as_millis();
             let fields: [log::Field<'_>; 2] = [("pid", &server.pid), ("frozen_ms", &frozen_ms)];
@@ -520,8 +522,9 @@ impl Supervisor {
             }
         } else if let Some(index) = self.old.iter().position(|server| server.number == number) {
             let server = self.old.swap_remove(index);
-            if !status.success() {
-                let ending = Ending::of(status, server.page().as_ref());
+            let ending = Ending::of(status, server.page().as_ref());
+            // An extension's exit(0) is no end of its own.
+            if !status.success() || ending.culprit().is_some() {
                 ending.log("the old server did not end well", server.pid);
             }
         }

@@ -26,8 +26,8 @@ pub enum UpgradeError {
 
 impl UpgradeError {
     fn no_supervisor(config: &Config) -> Self {
-        let (extensions, host, port) = (&config.extensions_path, &config.host, config.port);
-        Self::NoSupervisor(format!("{} on {host}:{port}", extensions.display()))
+        let (extensions, file) = (config.extensions_path.display(), config.file.display());
+        Self::NoSupervisor(format!("{extensions} with the settings of {file}"))
     }
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for UpgradeError {
         match self {
             Self::NoSupervisor(what) => write!(
                 f,
-                "no supervisor of this user serves {what}; say --config, --extensions-path, --host and --port as for its `serve`, and run this as its user; a host with supervise = false has none and is restarted instead"
+                "no supervisor of this user serves {what}; say --config and --extensions-path as for its `serve`, and run this as its user; a host with supervise = false has none and is restarted instead"
             ),
             Self::Signal(_) => f.write_str("the supervisor cannot be told"),
             Self::Refused => f.write_str(

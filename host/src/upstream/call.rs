@@ -63,6 +63,11 @@ impl Call {
         })
     }
 
+    /// Where it goes.
+    pub fn base(&self) -> &Arc<Base> {
+        &self.base
+    }
+
     /// Sets limits; `None`: the host's default.
     pub fn limit(mut self, limits: Limits) -> Self {
         self.limits = limits;

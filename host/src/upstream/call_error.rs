@@ -5,32 +5,45 @@ use extension_api::abi;
 
 use super::body::BodyFailed;
 use super::connect;
+use super::limit::Limit;
+use super::origin::Origin;
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub struct CallError {
     /// A status of the ABI.
     pub status: i32,
-    /// For the log: no header, no target, no body.
+    /// For the log: the origin and the cause; no header, no target, no body.
     pub message: String,
 }
 
-impl From<ConnectError> for CallError {
-    fn from(error: ConnectError) -> Self {
-        let status = match &error {
+impl CallError {
+    /// There is no connection to the origin.
+    pub fn of_connect(error: &ConnectError, origin: &Origin, limit: Limit) -> Self {
+        let status = match error {
             ConnectError::Resolver(_) | ConnectError::NoRecords => abi::EXT_RESOLVE,
             ConnectError::Timeout => abi::EXT_TIMEOUT,
             ConnectError::Io(cause) if is_tls_failure(cause) => abi::EXT_TLS,
             _ => abi::EXT_CONNECT,
         };
+        let cause = match error {
+            ConnectError::Timeout => format!("no connection {limit}"),
+            error => error.to_string(),
+        };
         Self {
             status,
-            message: error.to_string(),
+            message: format!("{origin}: {cause}"),
         }
     }
-}
 
-impl CallError {
+    /// The same, with the origin that was called.
+    pub fn at(self, origin: &Origin) -> Self {
+        Self {
+            message: format!("{origin}: {}", self.message),
+            ..self
+        }
+    }
+
     /// The request's body could not be sent to its end.
     pub fn of_body(cause: Box<dyn std::error::Error>) -> Self {
         let status = match cause.downcast_ref::<BodyFailed>() {

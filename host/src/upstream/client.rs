@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use actix_http::StatusCode;
 use actix_http::header::HeaderMap;
@@ -12,6 +11,7 @@ use super::body::OutgoingBody;
 use super::call::Call;
 use super::call_error::CallError;
 use super::exchange::Exchange;
+use super::limit::Limit;
 use super::pool::ConnectionPool;
 use super::response_body::ResponseBody;
 use crate::config;
@@ -58,23 +58,24 @@ impl Upstream {
     }
 
     /// How long to wait for the head of an answer; `None`: for ever.
-    pub fn timeout(&self, call: &Call) -> Option<Duration> {
-        let first_byte = call.limits.first_byte.or(self.limits.first_byte_timeout());
-        let total = call.limits.total.or(self.limits.total_timeout());
-        [first_byte, total].into_iter().flatten().min()
+    pub fn head_limit(&self, call: &Call) -> Option<Limit> {
+        let first_byte = Limit::first_byte(&call.limits, &self.limits);
+        let total = Limit::total(&call.limits, &self.limits);
+        let limits = [first_byte, total].into_iter().flatten();
+        limits.min_by_key(|limit| limit.time)
     }
 
-    /// Makes the call, once, and follows redirects where asked to. Whoever calls gives up after [`timeout`](Self::timeout):
+    /// Makes the call, once, and follows redirects where asked to. Whoever calls gives up after [`head_limit`](Self::head_limit):
     /// that needs a timer, which the callers have.
     pub async fn call(
         &self,
         mut call: Call,
         mut body: OutgoingBody,
     ) -> Result<UpstreamResponse, CallError> {
-        let connect = call.limits.connect.unwrap_or(self.limits.connect_timeout());
-        let stall = call.limits.first_byte.or(self.limits.first_byte_timeout());
-        let total = call.limits.total.or(self.limits.total_timeout());
-        let total = total.map(|total| Box::pin(sleep(total)));
+        let connect = Limit::connect(&call.limits, &self.limits);
+        let stall = Limit::first_byte(&call.limits, &self.limits);
+        let total = Limit::total(&call.limits, &self.limits);
+        let total = total.map(|limit| (Box::pin(sleep(limit.time)), limit));
         loop {
             let Call {
                 base,
@@ -84,9 +85,12 @@ impl Upstream {
                 ..
             } = call;
             let sent = follow.as_ref().and_then(|_| body.clone_bytes());
-            let lease = self.pool.lease(&base, connect).await?;
+            let lease = self.pool.lease(&base, connect.time).await;
+            let lease =
+                lease.map_err(|error| CallError::of_connect(&error, base.origin(), connect))?;
             let mut exchange = Box::new(Exchange::new(lease, head, body));
-            let head = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?;
+            let head = std::future::poll_fn(|cx| exchange.poll_head(cx)).await;
+            let head = head.map_err(|failed| failed.at(base.origin()))?;
             let (status, headers) = (head.status, head.headers);
             if let Some(mut follow) = follow
                 && let Some((base, sent)) = follow.next(&base, status, &headers, sent)
@@ -97,7 +101,7 @@ impl Upstream {
                 continue;
             }
             return Ok(UpstreamResponse {
-                body: ResponseBody::new(exchange, &headers, decompress, stall, total),
+                body: ResponseBody::new(base, exchange, &headers, decompress, stall, total),
                 status,
                 headers,
             });

@@ -7,9 +7,10 @@ mod call_error;
 mod client;
 pub mod connect;
 mod decoding;
-// These three are public for the fuzz targets alone, which read answers from memory.
+// These are public for the fuzz targets alone, which read answers from memory.
 #[doc(hidden)]
 pub mod exchange;
+mod limit;
 pub mod origin;
 #[doc(hidden)]
 pub mod pool;
@@ -23,4 +24,5 @@ pub use self::body::OutgoingBody;
 pub use self::call::{Call, Limits};
 pub use self::call_error::CallError;
 pub use self::client::{Upstream, UpstreamResponse, current, start};
+pub use self::limit::Limit;
 pub use self::response_body::ResponseBody;

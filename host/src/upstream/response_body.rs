@@ -2,24 +2,27 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use actix_http::header::HeaderMap;
 use actix_rt::time::{Sleep, sleep};
 use bytes::Bytes;
 use extension_api::abi;
 
+use super::base::Base;
 use super::decoding::DecodedBody;
 use super::exchange::Exchange;
+use super::limit::Limit;
 
 /// The body of an answer on its way in.
 pub struct ResponseBody {
+    base: Arc<Base>,
     source: Source,
     declared: Option<u64>,
-    stall: Option<Duration>,
+    stall: Option<Limit>,
     stalled: Option<Pin<Box<Sleep>>>,
-    total: Option<Pin<Box<Sleep>>>,
+    total: Option<(Pin<Box<Sleep>>, Limit)>,
     is_over: bool,
 }
 
@@ -29,14 +32,15 @@ enum Source {
 }
 
 impl ResponseBody {
-    /// That of the answer with these headers, which `exchange` reads. It is given up where nothing comes for `stall`, or where
-    /// `total` is over.
-    pub fn new(
+    /// That of the answer of `base` with these headers, which `exchange` reads. It is given up where nothing comes for `stall`, or
+    /// where `total` is over.
+    pub(super) fn new(
+        base: Arc<Base>,
         exchange: Box<Exchange>,
         headers: &HeaderMap,
         decompress: bool,
-        stall: Option<Duration>,
-        total: Option<Pin<Box<Sleep>>>,
+        stall: Option<Limit>,
+        total: Option<(Pin<Box<Sleep>>, Limit)>,
     ) -> Self {
         let declared = exchange.declared();
         let decoded = if decompress {
@@ -49,6 +53,7 @@ impl ResponseBody {
             Err(exchange) => (Source::Raw(exchange), declared),
         };
         Self {
+            base,
             declared,
             source,
             stall,
@@ -87,13 +92,30 @@ impl ResponseBody {
     /// Whether nothing came for too long. Timers are set only when there is something to wait for.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(stall) = self.stall {
-            let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
+            let stalled = self
+                .stalled
+                .get_or_insert_with(|| Box::pin(sleep(stall.time)));
             if stalled.as_mut().poll(cx).is_ready() {
                 return true;
             }
         }
         self.total
             .as_mut()
-            .is_some_and(|total| total.as_mut().poll(cx).is_ready())
+            .is_some_and(|(total, _)| total.as_mut().poll(cx).is_ready())
+    }
+
+    /// Why it has ended before its end, with that status, for the log: the origin and the limit, and nothing of the answer.
+    pub fn why_ended(&self, status: i32) -> String {
+        let origin = self.base.origin();
+        let total = self.total.as_ref();
+        match (total.filter(|(total, _)| total.is_elapsed()), self.stall) {
+            (Some((_, total)), _) if status == abi::EXT_TIMEOUT => {
+                format!("{origin} did not end its answer {total}")
+            }
+            (None, Some(stall)) if status == abi::EXT_TIMEOUT => {
+                format!("{origin} sent nothing more {stall}")
+            }
+            _ => format!("{origin} broke off its answer, or sent one that is not well-formed"),
+        }
     }
 }

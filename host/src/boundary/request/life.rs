@@ -253,7 +253,7 @@ impl Expirable for Handle {
     /// Answers 504, because the extension has not answered in time.
     fn expire(self) {
         if self.answer_instead(&Refusal::Timeout) {
-            self.log(Level::Warn, "the extension did not answer in time");
+            self.log_late();
         }
     }
 }

@@ -4,26 +4,44 @@ use super::state::Handle;
 use crate::http::reply::Failure;
 use crate::platform::log::{self, Level};
 use crate::platform::log_limit;
+use crate::runtime::crash_page::page;
 
 impl Handle {
-    /// Writes what went wrong in the extension. What the caller brought on itself is for `debug`.
+    /// Writes what went wrong. What the caller brought on itself is for `debug`; a 502 or 504 says that an upstream failed, and not
+    /// the extension.
     pub fn log_failure(&self, failure: &Failure) {
-        let level = match failure.status.as_u16() {
+        let status = failure.status.as_u16();
+        let level = match status {
             500 => Level::Error,
             501.. => Level::Warn,
             _ => Level::Debug,
         };
+        let sentence = match status {
+            _ if failure.is_panic => "the extension panicked",
+            502 | 504 => "an upstream of the extension failed",
+            _ => "the extension failed",
+        };
+        let cause = failure.cause.as_deref().unwrap_or(&failure.message);
+        self.log_with_route(level, sentence, &[("status", &status), ("cause", &cause)]);
+    }
+
+    /// Writes that the host has answered in the extension's place, for it took too long.
+    pub fn log_late(&self) {
+        let timeout = self.read().and_then(|shared| shared.timeout);
+        let timeout_ms = timeout.unwrap_or_default().as_millis();
+        let sentence = "the extension did not answer in time";
+        self.log_with_route(Level::Warn, sentence, &[("timeout_ms", &timeout_ms)]);
+    }
+
+    fn log_with_route(&self, level: Level, sentence: &str, facts: &[log::Field<'_>]) {
+        if !log::enabled(level) {
+            return;
+        }
         let Some(local) = self.local() else { return };
         let local = local.borrow();
         let Some(flight) = &local.flight else { return };
-        let sentence = if failure.is_panic {
-            "the extension panicked"
-        } else {
-            "the extension failed"
-        };
-        let status = failure.status.as_u16();
-        let cause = failure.cause.as_deref().unwrap_or(&failure.message);
-        let facts: [log::Field<'_>; 2] = [("status", &status), ("cause", &cause)];
+        let route = page().route_of(flight.call()).unwrap_or_default();
+        let facts = [&[("route", &route as _)], facts].concat();
         self.log_with(level, flight.name(), sentence, &facts);
     }
 

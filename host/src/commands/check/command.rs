@@ -38,6 +38,7 @@ pub fn run(
         report.ids.dedup();
         report.requests = result.requests;
         report.calls = result.calls;
+        report.ended_while = result.ended_while;
         report.error = result
             .refused
             .map(|(code, message)| json!({"code": code, "message": message}));

@@ -35,10 +35,12 @@ pub fn run(options: &CheckOptions<'_>) -> Result<CheckResult, CheckError> {
         }
         Err(NotServed::Died(how, during)) => {
             result.find(Rule::DoesNotCrash, how, during);
+            result.ended_while = Some(during.to_owned());
             return Ok(result);
         }
         Err(NotServed::Hung(how, during)) => {
             result.find(Rule::DoesNotBlock, how, during);
+            result.ended_while = Some(during.to_owned());
             return Ok(result);
         }
     };
@@ -82,9 +84,13 @@ impl Driver<'_> {
     fn drive(mut self) -> bool {
         let routes = self.routes();
         self.stand_in.set(Behaviour::Well);
-        let before: Vec<_> = routes.iter().map(|route| self.ask_plainly(route)).collect();
-        if !self.settle("each route was asked once") {
-            return false;
+        let mut before = Vec::new();
+        for route in &routes {
+            before.push(self.ask_plainly(route));
+            // After each, so that it is this route which is named.
+            if !self.settle(&format!("{} was asked", name(route))) {
+                return false;
+            }
         }
         for route in &routes {
             self.slow = 0;
@@ -100,9 +106,9 @@ impl Driver<'_> {
         for (route, before) in routes.iter().zip(before) {
             let after = self.ask_plainly(route);
             self.compare(route, before, after);
-        }
-        if !self.settle("each route was asked once more") {
-            return false;
+            if !self.settle(&format!("{} was asked again", name(route))) {
+                return false;
+            }
         }
         self.replace_in_flight(&routes)
     }
@@ -320,7 +326,10 @@ impl Driver<'_> {
             Some(SubjectMessage::Observed(observations)) => {
                 let is_stuck = observations.is_stuck;
                 self.note(observations, during);
-                // Nothing would be answered from here on.
+                if is_stuck {
+                    // Nothing would be answered from here on.
+                    self.result.ended_while = Some(during.to_owned());
+                }
                 !is_stuck
             }
             _ => {
@@ -372,12 +381,7 @@ impl Driver<'_> {
             self.result.find(rule, how, during);
         }
         if observations.requests > 0 {
-            let seen = match observations.requests {
-                1 => "a request was still open long after its client had left".to_owned(),
-                count => {
-                    format!("{count} requests were still open long after their clients had left")
-                }
-            };
+            let seen = "requests were still open long after their clients had left".to_owned();
             self.result.find(Rule::FinishesRequests, seen, during);
         }
     }
@@ -391,6 +395,7 @@ impl Driver<'_> {
             ),
         };
         self.result.find(rule, seen, during);
+        self.result.ended_while = Some(during.to_owned());
     }
 }
 

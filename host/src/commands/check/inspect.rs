@@ -31,6 +31,7 @@ pub fn outside(folder: &Path, config: &Config, env: &Env) -> Report {
         error: None,
         requests: 0,
         calls: 0,
+        ended_while: None,
         findings: Vec::new(),
         sound: false,
     };

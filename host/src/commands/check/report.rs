@@ -38,6 +38,8 @@ pub struct Report {
     pub requests: usize,
     /// How many outgoing calls it made.
     pub calls: usize,
+    /// What was done when it ended the check; nothing after that is checked.
+    pub ended_while: Option<String>,
     /// The rules that it broke.
     pub findings: Vec<Value>,
     /// Whether nothing was found.
@@ -148,9 +150,15 @@ pub fn inside(report: &Report, routes: &[ServedRoute], findings: &[Finding]) -> 
     if report.error.is_some() {
         return text;
     }
+    let calls = match report.calls {
+        0 => "It made no outgoing calls.".to_owned(),
+        count => format!(
+            "{count} outgoing calls were answered by a stand-in on this machine: nothing that the extension calls was reached."
+        ),
+    };
     text.push_str(&format!(
-        "\n{} requests were made. {} outgoing calls were answered by a stand-in on this machine: nothing that the extension calls was reached.\n",
-        report.requests, report.calls
+        "\n{} requests were made. {calls}\n",
+        report.requests
     ));
     for finding in findings {
         text.push_str(&format!(
@@ -161,6 +169,11 @@ pub fn inside(report: &Report, routes: &[ServedRoute], findings: &[Finding]) -> 
             if finding.count > 1 { format!(" ({} times)", finding.count) } else { String::new() },
             finding.during,
             finding.rule.remedy(),
+        ));
+    }
+    if let Some(during) = &report.ended_while {
+        text.push_str(&format!(
+            "\nNOT CHECKED  what comes after this: the extension ended the check while {during}\n"
         ));
     }
     text.push_str(&match findings.len() {

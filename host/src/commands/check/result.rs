@@ -25,6 +25,8 @@ pub struct CheckResult {
     pub routes: Vec<ServedRoute>,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// What was done when the extension ended the process, or kept it from going on: nothing that comes after that was tried.
+    pub ended_while: Option<String>,
     /// Requests that were made.
     pub requests: usize,
     /// Outgoing calls that the extension made.

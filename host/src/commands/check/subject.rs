@@ -29,6 +29,7 @@ use crate::extension::loaded::{Endpoint, Extension};
 use crate::extension::opened::OpenedExtension;
 use crate::extension::registry::Registry;
 use crate::identity::Authority;
+use crate::platform::child::FORGET;
 use crate::platform::env::Env;
 use crate::platform::error_chain::error_chain;
 use crate::platform::listen;
@@ -356,6 +357,8 @@ fn obey(
                     violations: contract_checks::take(),
                 };
                 held = open;
+                // Should the process end later, this was not its last word.
+                eprintln!("{FORGET}");
                 if parent
                     .send(&SubjectMessage::Observed(observations))
                     .is_err()
