@@ -31,45 +31,66 @@ struct Due {
 /// Those of each build have a queue of their own, and the builds take turns: none waits for what another has piled up.
 #[derive(Default)]
 struct Queues {
-    /// None of them is empty; the first has its turn.
-    of_builds: VecDeque<(u64, Queue)>,
+    /// The build that has its turn, and what is due of it.
+    build: u64,
+    queue: Queue,
+    /// The other builds of which something is due: none, where nothing is due of that one.
+    others: VecDeque<(u64, Queue)>,
     count: usize,
-    /// The memory of one that is empty.
-    spare: Queue,
 }
 
 type Queue = VecDeque<(Completion, Outcome)>;
 
 impl Queues {
-    /// More is not kept for the next one.
-    const SPARE_MAX: usize = 64;
+    /// More memory is not kept for the next pile.
+    const KEPT_MAX: usize = 64;
 
+    #[inline]
     fn put(&mut self, completion: Completion, outcome: Outcome) {
         let build = completion.build().map_or(0, |build| build.number);
         self.count += 1;
-        let mut queues = self.of_builds.iter_mut();
-        match queues.find(|(number, _)| *number == build) {
-            Some((_, queue)) => queue.push_back((completion, outcome)),
-            None => {
-                let mut queue = std::mem::take(&mut self.spare);
-                queue.push_back((completion, outcome));
-                self.of_builds.push_back((build, queue));
-            }
+        if self.queue.is_empty() {
+            self.build = build;
         }
+        let queue = match self.build == build {
+            true => &mut self.queue,
+            false => self.queue_of_other(build),
+        };
+        queue.push_back((completion, outcome));
     }
 
+    #[cold]
+    fn queue_of_other(&mut self, build: u64) -> &mut Queue {
+        let known = self.others.iter().position(|(other, _)| *other == build);
+        let index = known.unwrap_or_else(|| {
+            self.others.push_back((build, Queue::new()));
+            self.others.len() - 1
+        });
+        &mut self.others[index].1
+    }
+
+    #[inline]
     fn take(&mut self) -> Option<(Completion, Outcome)> {
-        let (_, queue) = self.of_builds.front_mut()?;
-        let next = queue.pop_front();
-        if !queue.is_empty() {
-            self.of_builds.rotate_left(1);
-        } else if let Some((_, empty)) = self.of_builds.pop_front()
-            && empty.capacity() <= Self::SPARE_MAX
-        {
-            self.spare = empty;
-        }
+        let next = self.queue.pop_front()?;
         self.count -= 1;
-        next
+        if !self.others.is_empty() || self.queue.capacity() > Self::KEPT_MAX {
+            self.end_turn();
+        }
+        Some(next)
+    }
+
+    /// The next build has its turn.
+    #[cold]
+    fn end_turn(&mut self) {
+        if let Some((build, queue)) = self.others.pop_front() {
+            let before = (self.build, std::mem::replace(&mut self.queue, queue));
+            self.build = build;
+            if !before.1.is_empty() {
+                self.others.push_back(before);
+            }
+        } else if self.queue.is_empty() {
+            self.queue.shrink_to(Self::KEPT_MAX);
+        }
     }
 }
 
@@ -218,11 +239,11 @@ impl Completion {
         let Some(function) = self.uncalled.function.take() else {
             return;
         };
-        let user = self.uncalled.user;
-        let call = || invoke(function, user, outcome);
-        match self.flight.as_ref().zip(worker::current()) {
-            Some((flight, worker)) => worker.within(flight.build(), flight.call(), call),
-            None => call(),
+        let inside = self.flight.as_ref().zip(worker::current());
+        let inside = inside.map(|(flight, worker)| worker.enter(flight.build(), flight.call()));
+        invoke(function, self.uncalled.user, outcome);
+        if let Some(inside) = inside {
+            inside.leave();
         }
     }
 }

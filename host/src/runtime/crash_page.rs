@@ -332,7 +332,8 @@ impl ThreadMark {
     }
 
     /// Calls a build's code by `f`: the thread is noted to be inside it meanwhile.
-    #[inline]
+    // Each call of an extension goes through here.
+    #[inline(always)]
     pub fn within<R>(&self, build: u64, call: CallMark, f: impl FnOnce() -> R) -> R {
         let inside = self.enter(build, call);
         let result = f();
@@ -340,8 +341,9 @@ impl ThreadMark {
         result
     }
 
+    /// Notes that the thread goes into a build, until the returned guard is told that it has left.
     #[inline]
-    fn enter(&self, build: u64, call: CallMark) -> Inside<'_> {
+    pub fn enter(&self, build: u64, call: CallMark) -> Inside<'_> {
         // The thread is the only writer, so that two plain steps do what an atomic one would.
         let count = self.entry_count.load(Ordering::Relaxed);
         self.entry_count
@@ -359,11 +361,13 @@ impl ThreadMark {
 }
 
 /// The thread is inside an extension until it [leaves](Self::leave).
-struct Inside<'a>(&'a ThreadMark);
+#[must_use]
+pub struct Inside<'a>(&'a ThreadMark);
 
 impl Inside<'_> {
+    /// The thread has left it.
     #[inline]
-    fn leave(self) {
+    pub fn leave(self) {
         compiler_fence(Ordering::SeqCst);
         self.0.inside.store(0, Ordering::Relaxed);
         std::mem::forget(self);

@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 
 use tokio::sync::Notify;
 
-use super::crash_page::{CallMark, ThreadMark, end_broken};
+use super::crash_page::{CallMark, Inside, ThreadMark, end_broken};
 use super::in_flight::InFlight;
 use super::inbox::{Inbox, Wake};
 use super::workers::Workers;
@@ -126,6 +126,12 @@ impl Worker {
     #[inline]
     pub fn within<R>(&self, build: &InFlight, call: CallMark, f: impl FnOnce() -> R) -> R {
         self.mark.within(build.number, call, f)
+    }
+
+    /// As [`within`](Self::within), in two steps: for what must not be moved into a closure.
+    #[inline]
+    pub fn enter(&self, build: &InFlight, call: CallMark) -> Inside<'_> {
+        self.mark.enter(build.number, call)
     }
 
     /// Notes that something is due: it is called soon, from the worker's own loop.
