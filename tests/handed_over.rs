@@ -63,6 +63,7 @@ fn sockets_that_are_handed_over_outlive_servers() {
     let upgraded = host.command(&["upgrade"]);
     assert!(upgraded.status.success(), "{upgraded:?}");
     handed_over(&ports).into_iter().for_each(serves);
+    eventually("both have said so", || listening(&host).len() == 4);
     let server = host.server_pid();
     let killed = std::process::Command::new("kill")
         .args(["-KILL", &server.to_string()])
@@ -71,6 +72,7 @@ fn sockets_that_are_handed_over_outlive_servers() {
     // They wait for the next server.
     handed_over(&ports).into_iter().for_each(serves);
     assert_ne!(host.server_pid(), server);
+    eventually("the third has said so", || listening(&host).len() == 6);
     assert_eq!(listening(&host), handed_over(&ports).repeat(3));
 }
 

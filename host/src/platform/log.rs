@@ -342,6 +342,13 @@ impl fmt::Write for JsonText<'_> {
 }
 
 /// What third-party crates write to.
+/// Notes that the host closes its sockets: that nothing can be accepted from them is no news then.
+pub fn note_sockets_closed() {
+    HAS_CLOSED.store(true, Ordering::Relaxed);
+}
+
+static HAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
 struct Facade;
 
 impl ::log::Log for Facade {
@@ -359,7 +366,9 @@ impl ::log::Log for Facade {
             let target = record.target();
             // What goes wrong on one connection is its client's, who could write as much as he likes.
             let mut level = Level::from(record.level());
-            if target.starts_with("actix_http::") {
+            let is_of_closed_socket =
+                target == "actix_server::accept" && HAS_CLOSED.load(Ordering::Relaxed);
+            if target.starts_with("actix_http::") || is_of_closed_socket {
                 level = level.max(Level::Debug);
             }
             log_limit::event(

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::platform::fnv::Fnv;
@@ -30,6 +31,8 @@ pub struct Scratch {
     /// The system releases it with the process, however that ends. `None`: the file system has no locks, and nobody will take
     /// the folder over.
     lock: Mutex<Option<File>>,
+    /// It was removed for good. Changed under the lock.
+    is_over: AtomicBool,
 }
 
 impl Scratch {
@@ -50,6 +53,7 @@ impl Scratch {
                     let scratch = Self {
                         path,
                         lock: Mutex::new(lock),
+                        is_over: AtomicBool::new(false),
                     };
                     scratch.remove_stale();
                     return Ok(scratch);
@@ -78,7 +82,11 @@ impl Scratch {
         };
         self.remove();
         let lock = Mutex::new(Some(lock));
-        Ok(Self { path, lock })
+        Ok(Self {
+            path,
+            lock,
+            is_over: AtomicBool::new(false),
+        })
     }
 
     /// Where it is.
@@ -92,6 +100,9 @@ impl Scratch {
     /// Where it cannot be made, or is somebody else's by now.
     pub fn restore(&self) -> io::Result<()> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_over.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         match DirBuilder::new().mode(MODE).create(&self.path) {
             Ok(()) => {
                 *held = lock(&self.path)?;
@@ -111,8 +122,11 @@ impl Scratch {
         }
     }
 
-    /// Removes it with its content. Libraries that are mapped from there stay mapped.
+    /// Removes it with its content, for good: another thread that is still at work does not make it anew. Libraries that are mapped
+    /// from there stay mapped.
     pub fn remove(&self) {
+        let _held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_over.store(true, Ordering::Relaxed);
         // Nothing depends on it; the next process tries again.
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -135,17 +149,6 @@ impl Scratch {
             }
         }
     }
-}
-
-/// The folder that [`Scratch::kept_for`] would take for `owner`, made where it is missing, and not taken: for what lies beside the
-/// copies. `None` where it cannot be made, or others have access to it.
-pub fn folder_kept_for(owner: &Path) -> Option<PathBuf> {
-    let user = rustix::process::geteuid().as_raw();
-    let path = kept_path(user, owner);
-    // Err: it exists already, or the next step fails, too.
-    let _ = DirBuilder::new().mode(MODE).create(&path);
-    let about = fs::symlink_metadata(&path).ok()?;
-    (about.is_dir() && about.uid() == user && about.mode() & 0o777 == MODE).then_some(path)
 }
 
 fn kept_path(user: u32, owner: &Path) -> PathBuf {

@@ -20,6 +20,7 @@ use crate::identity::Authority;
 use crate::platform::env::Env;
 use crate::platform::handover::{Link, Occasion, Quarantined};
 use crate::platform::listen::Listeners;
+use crate::platform::log;
 use crate::upstream::connect::remember_roots;
 
 /// See the module's text.
@@ -148,6 +149,7 @@ impl Host {
     pub fn shut_down_listeners(&self) {
         let is_last = self.link.as_ref().is_none_or(|link| link.is_last());
         if let Some(listeners) = self.listeners.get().filter(|_| is_last) {
+            log::note_sockets_closed();
             listeners.shut_down();
         }
     }
