@@ -139,6 +139,8 @@ pub async fn finish_connections(host: &Host, server: &ServerHandle) {
     // Who comes now is refused at once, where no other server is there to take it.
     host.shut_down_listeners();
     sleep(ACCEPTED_WITHIN).await;
+    // Once more, where the supervisor's word that nobody follows came later than its signal.
+    host.shut_down_listeners();
     host.catalog.workers.come_round().await;
     server.stop(true).await;
 }

@@ -190,6 +190,8 @@ impl Supervisor {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => self.on_deadline(),
             }
             if let Some(code) = self.code {
+                // Where no server has.
+                self.launch.listeners.shut_down();
                 return Ok(code);
             }
         }
@@ -320,15 +322,11 @@ impl Supervisor {
             systemd::stopping();
         }
         self.restart_at = None;
-        if is_first && self.servers().next().is_none() {
-            self.launch.listeners.shut_down();
-        }
-        // No server follows: who connects when the last has closed them, too, is refused at once and does not wait in vain.
-        self.launch.listeners.sockets.clear();
         let within = self.shutdown + GRACE;
         for server in self.servers() {
-            // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
+            // So that it shuts the sockets down: who connects then is refused at once, and does not wait in vain.
             server.order(Order::NobodyFollows);
+            // One that was replaced has been told before. To be told again means to end at once, which is for whoever says it twice.
             if !is_first || server.kill_at.is_none() {
                 server.tell_to_end(signal, within);
             }
