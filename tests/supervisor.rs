@@ -61,7 +61,9 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
         ("blocking", "SIGSEGV", true),
         ("exit-thread", "SIGABRT", true),
     ];
-    for (number, (path, cause, has_route)) in ends.into_iter().enumerate() {
+    let is_seen = |path: &str| path != "exit-at-once" || !Host::is_sanitized();
+    let ends = ends.into_iter().filter(|(path, ..)| is_seen(path));
+    for (number, (path, cause, has_route)) in ends.enumerate() {
         ask_for_the_end(&host, path);
         assert_eq!(
             host.get("/c-sample/now").text(),
@@ -87,6 +89,9 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
 
 #[test]
 fn who_ends_the_process_past_its_handlers_is_named_alone_among_all_who_are_inside() {
+    if Host::is_sanitized() {
+        return;
+    }
     let other = Extension::c("directus-extension-other", "crasher.c", &["ID=\"other\""]);
     let host = Host::plan()
         .supervised()
@@ -126,6 +131,9 @@ fn who_ends_the_process_past_its_handlers_is_named_alone_among_all_who_are_insid
 
 #[test]
 fn a_stack_overflow_on_a_thread_of_an_extensions_own_is_told_as_what_it_seems_to_be() {
+    if Host::is_sanitized() {
+        return;
+    }
     let host = host();
     ask_for_the_end(&host, "overflow-of-thread");
     let line = host.said(CRASHED);

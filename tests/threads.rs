@@ -288,6 +288,9 @@ fn an_extension_that_gets_no_thread_to_start_on_is_not_said_to_be_slow() {
 
 #[test]
 fn a_system_that_gives_no_thread_is_told_and_answered_503() {
+    if Host::is_sanitized() {
+        return;
+    }
     let upstream = Upstream::saying("from elsewhere");
     let by_name = format!("http://localhost:{}", upstream.address().port());
     let plan = Host::plan()

@@ -38,7 +38,8 @@ impl Ending {
                 is_certain: noted.place.is_some(),
                 culprits: noted.place.into_iter().collect(),
             },
-            // Nothing was noted: a kill from outside, or what no handler sees. Whoever was inside may have done it, or have had bad luck.
+            // Nothing was noted: a kill from outside, or what nothing in the process sees. Whoever was inside may have done it, or have
+            // had bad luck.
             None => {
                 if page.is_some() && status.signal() == Some(libc::SIGSEGV) {
                     // The handler has a stack of its own on the host's threads alone.
@@ -46,12 +47,10 @@ impl Ending {
                         " (stack overflow of a thread that an extension has started, it seems)",
                     );
                 }
-                let culprits = inside();
-                let is_certain = culprits.len() == 1 && status.signal().is_none();
                 Self {
                     what,
-                    culprits,
-                    is_certain,
+                    culprits: inside(),
+                    is_certain: false,
                 }
             }
         }
