@@ -267,7 +267,10 @@ fn by_nobody(plan: Plan) -> Option<Host> {
         println!("only root may run the host as somebody else");
         return None;
     }
-    Some(plan.run_by(NOBODY).start())
+    let host = plan.run_by(NOBODY).start();
+    // Then all of its own threads are there.
+    assert_eq!(host.get("/server/ping").text(), "pong");
+    Some(host)
 }
 
 #[test]
