@@ -65,12 +65,13 @@ fn whatever_ends_the_server_is_named_with_its_extension_and_the_others_are_serve
     let ends = ends.into_iter().filter(|(path, ..)| is_seen(path));
     for (number, (path, cause, has_route)) in ends.enumerate() {
         ask_for_the_end(&host, path);
+        // A request on a connection of the server that is ending goes with it.
+        eventually("the crash is told", || crashes(&host).len() == number + 1);
         assert_eq!(
             host.get("/c-sample/now").text(),
             "hello from C",
             "after {path}"
         );
-        eventually("the crash is told", || crashes(&host).len() == number + 1);
         let line = &crashes(&host)[number];
         let who = if path == "kill" {
             "inside"
