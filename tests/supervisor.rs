@@ -5,6 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -31,6 +32,22 @@ fn host() -> Host {
         .config("[quarantine]\ncrashes = 100")
         .extensions(&[&crasher(), &Extension::good()])
         .start()
+}
+
+/// A host with a request in flight, which is answered when the file is there.
+fn with_a_request_that_waits() -> (Host, Connection, PathBuf) {
+    let host = Host::plan()
+        .supervised()
+        .extensions(&[&Extension::probe()])
+        .start();
+    let gate = host.folder().join("gate");
+    let mut client = host.connect();
+    client.send(request(
+        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
+        b"",
+    ));
+    host.said("has it");
+    (host, client, gate)
 }
 
 /// Has the extension do something that no answer comes of.
@@ -545,17 +562,7 @@ fn connections_that_a_busy_worker_has_not_begun_are_served_when_the_server_is_re
 
 #[test]
 fn a_server_that_was_replaced_finishes_what_it_has_begun_although_all_are_told_to_stop() {
-    let host = Host::plan()
-        .supervised()
-        .extensions(&[&Extension::probe()])
-        .start();
-    let gate = host.folder().join("gate");
-    let mut client = host.connect();
-    client.send(request(
-        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
-        b"",
-    ));
-    host.said("has it");
+    let (host, mut client, gate) = with_a_request_that_waits();
     let upgraded = host.command(&["upgrade"]);
     assert!(upgraded.status.success(), "{upgraded:?}");
     host.said(STOPPING);
@@ -894,17 +901,7 @@ fn one_signal_ends_both_and_both_end_well() {
 
 #[test]
 fn who_connects_while_the_last_requests_are_finished_is_refused() {
-    let host = Host::plan()
-        .supervised()
-        .extensions(&[&Extension::probe()])
-        .start();
-    let gate = host.folder().join("gate");
-    let mut client = host.connect();
-    client.send(request(
-        &format!("GET /probe/hold\nX-Gate: {}", gate.display()),
-        b"",
-    ));
-    host.said("has it");
+    let (host, mut client, gate) = with_a_request_that_waits();
     host.signal("TERM");
     eventually("the port is closed", || {
         let refused = TcpStream::connect(host.address()).err();

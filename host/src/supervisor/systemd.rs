@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-type Told = Vec<NotifyState<'static>>;
+type Message = Vec<NotifyState<'static>>;
 
 /// So many messages wait for a systemd that does not read; more are lost.
 const WAITING_MAX: usize = 16;
@@ -42,15 +42,15 @@ pub fn watchdog() -> Option<Duration> {
 }
 
 /// By a thread of its own: the socket may be full, and whoever sends then waits.
-fn tell(states: Told) {
-    static TELLER: OnceLock<Option<SyncSender<Told>>> = OnceLock::new();
+fn tell(states: Message) {
+    static TELLER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let teller = TELLER.get_or_init(|| {
-        let (sender, told) = sync_channel::<Told>(WAITING_MAX);
+        let (sender, messages) = sync_channel::<Message>(WAITING_MAX);
         let send = move || {
-            for states in told {
+            for states in messages {
                 // Err: systemd has gone; nothing depends on it.
                 let _ = sd_notify::notify(false, &states);
             }
